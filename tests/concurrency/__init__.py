@@ -1,0 +1,1 @@
+"""Real processes and threads on one store file."""

@@ -1,0 +1,1 @@
+"""Unit tests: one function, one object, one file at a time."""
