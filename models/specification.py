@@ -1,0 +1,587 @@
+"""What the store should do, one operation after the other.
+
+The specification is a handful of pure functions: the bytes of the file (or None for "no file") and an operation go in,
+the bytes afterwards, the result and the failure come out. It decodes everything, always, with the `json` module of
+the standard library, keeps each entry's text beside its value, and predicts the file byte for byte. It is slow and
+meant to be obviously right; it shares no code with the store.
+
+It does not model locks, caches (see `models.caches`), crashes or several processes at once: those checks take the
+sequential outcome from here and ask whether some order of the operations explains what was seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+Entry = dict[str, object]
+FailureKind = Literal["corrupt", "unstorable", "mutator"]
+MaintenanceMode = Literal["warn", "enforce", "off"]
+
+BOM = b"\xef\xbb\xbf"
+# What `String.prototype.trim` of the original system's JavaScript removes (ECMA-262, WhiteSpace and LineTerminator).
+# Python's `str.strip` differs: it keeps U+FEFF and removes U+001C..U+001F and U+0085.
+JS_WHITE_SPACE = (
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+MAX_DEPTH = 128  # levels of lists and objects, the entry itself among them
+MAX_INT_DIGITS = 4300  # CPython's own limit on text -> int, which keeps a hostile file from costing quadratic time
+MAX_SETTING = 2**53 - 1  # JavaScript's largest safe integer
+KEPT_BACKUPS = 3
+
+DAY_MS = 24 * 60 * 60 * 1000
+DEFAULT_OBJECT_CACHE_MAX_BYTES = 1_000_000
+DEFAULT_CACHE_TTL_MS = 45_000
+DEFAULT_SERIALIZED_CACHE_MAX_BYTES = 64 * 1024 * 1024
+
+
+class CorruptContent(Exception):
+    """The bytes are not a store file; the message says why."""
+
+
+class UnstorableValue(Exception):
+    """A value that JSON cannot carry, at `value_path` inside the entry called `session_key`."""
+
+    def __init__(self, *, session_key: object, value_path: str, reason: str) -> None:
+        super().__init__(f"{session_key!r}{value_path}: {reason}")
+        self.session_key = session_key
+        self.value_path = value_path
+
+
+@dataclass(frozen=True, slots=True)
+class RawEntry:
+    """One member of the root object: the key, and the exact text of key and value in the file."""
+
+    key: str
+    key_text: str
+    value_text: str
+
+    def value(self) -> Entry:
+        """The decoded entry, a fresh one each time."""
+        decoded: Entry = _DECODER.decode(self.value_text)
+        return decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """The maintenance settings of one operation."""
+
+    mode: MaintenanceMode = "warn"
+    prune_after_ms: int = 30 * DAY_MS
+    max_entries: int = 500
+    rotate_bytes: int = 10_485_760
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceReport:
+    """What maintenance did (`enforce`) or would have done (`warn`)."""
+
+    pruned: tuple[str, ...] = ()
+    capped: tuple[str, ...] = ()
+    backup: bool = False
+
+    @property
+    def something(self) -> bool:
+        """Whether there is anything to do or to log."""
+        return bool(self.pruned or self.capped or self.backup)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The file after an operation, and what the caller got."""
+
+    content: bytes | None
+    result: object = None
+    failure: FailureKind | None = None
+    wrote: bool = False
+    backup: bytes | None = None  # the copy that maintenance makes before publishing, if it makes one
+    maintenance: MaintenanceReport = field(default_factory=MaintenanceReport)
+    session_key: object = None  # of an unstorable value
+    value_path: str | None = None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def _object(pairs: list[tuple[str, object]]) -> Entry:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise CorruptContent("duplicate key")
+    return dict(pairs)
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > MAX_INT_DIGITS:
+        raise CorruptContent("integer too long")
+    return int(digits)
+
+
+def _float(spelling: str) -> float:
+    number = float(spelling)
+    if not math.isfinite(number):
+        raise CorruptContent("number too large")
+    return number
+
+
+def _constant(name: str) -> object:
+    raise CorruptContent(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def parse(content: bytes | None) -> tuple[RawEntry, ...]:
+    """The members of the root object in file order; no file has none.
+
+    Raises:
+        CorruptContent: the bytes are not UTF-8, not JSON, or not an object of objects within the limits.
+    """
+    if content is None:
+        return ()
+    try:
+        text = content.removeprefix(BOM).decode("utf-8")
+        return tuple(_members(text))
+    except UnicodeDecodeError as error:
+        raise CorruptContent("not UTF-8") from error
+    except (ValueError, IndexError) as error:
+        raise CorruptContent("not JSON") from error
+    except RecursionError as error:
+        raise CorruptContent("too deep") from error
+
+
+def _members(text: str) -> Iterator[RawEntry]:
+    """Walk the root object; `IndexError` means that the text ended too early."""
+
+    def skip(position: int) -> int:
+        matched = _SPACE.match(text, position)
+        assert matched is not None  # the pattern matches the empty string
+        return matched.end()
+
+    at = skip(0)
+    if text[at] != "{":
+        raise CorruptContent("not an object")
+    at = skip(at + 1)
+    seen: set[str] = set()
+    while text[at] != "}":
+        if seen:
+            if text[at] != ",":
+                raise CorruptContent("no comma between entries")
+            at = skip(at + 1)
+        if text[at] != '"':
+            raise CorruptContent("a key must be a string")
+        key_start = at
+        key, at = json.decoder.scanstring(text, at + 1, True)
+        key_text = text[key_start:at]
+        at = skip(at)
+        if text[at] != ":":
+            raise CorruptContent("no colon after a key")
+        at = skip(at + 1)
+        value_start = at
+        value, at = _DECODER.raw_decode(text, at)
+        if key in seen:
+            raise CorruptContent("duplicate key")
+        if not isinstance(value, dict):
+            raise CorruptContent("an entry is not an object")
+        if _depth(value) > MAX_DEPTH:
+            raise CorruptContent("too deep")
+        seen.add(key)
+        yield RawEntry(key=key, key_text=key_text, value_text=text[value_start:at])
+        at = skip(at)
+    if skip(at + 1) != len(text):
+        raise CorruptContent("something follows the root object")
+
+
+def _depth(entry: object) -> int:
+    """Levels of lists and objects in `entry`, which is one itself."""
+    level = [entry]
+    depth = 0
+    while level:
+        depth += 1
+        inside: list[object] = []
+        for container in level:
+            members: Iterable[object] = container.values() if isinstance(container, dict) else container  # type: ignore[attr-defined]
+            inside.extend(member for member in members if isinstance(member, (dict, list)))
+        level = inside
+    return depth
+
+
+def is_corrupt(content: bytes | None) -> bool:
+    """Whether the store must refuse this file."""
+    try:
+        parse(content)
+    except CorruptContent:
+        return True
+    return False
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+def normalise(key: str) -> str:
+    """The name under which a session is looked up and written."""
+    return key.strip(JS_WHITE_SPACE).lower()
+
+
+def _age_rank(entry: Mapping[str, object]) -> float | int:
+    stamp = updated_at(entry)
+    return -math.inf if stamp is None else stamp
+
+
+def updated_at(entry: Mapping[str, object]) -> int | float | None:
+    """The entry's `updatedAt` if it is a number. `True` is not a number here."""
+    stamp = entry.get("updatedAt")
+    if isinstance(stamp, bool) or not isinstance(stamp, (int, float)):
+        return None
+    return stamp
+
+
+def winners(entries: Iterable[RawEntry]) -> dict[str, RawEntry]:
+    """For each session the entry that a lookup finds, in the order of the sessions' first spellings.
+
+    The newest `updatedAt` wins; on a tie the spelling that is already normalised, else the first in the file.
+    """
+    found: dict[str, RawEntry] = {}
+    for raw in entries:
+        name = normalise(raw.key)
+        best = found.get(name)
+        if best is None:
+            found[name] = raw
+            continue
+        rank, best_rank = _age_rank(raw.value()), _age_rank(best.value())
+        if rank > best_rank or (rank == best_rank and raw.key == name):
+            found[name] = raw
+    return found
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def _escape_surrogates(text: str) -> str:
+    return re.sub("[\ud800-\udfff]", lambda matched: f"\\u{ord(matched[0]):04x}", text)
+
+
+def encode_key(key: str) -> str:
+    """The text of a key that the store writes itself."""
+    return _escape_surrogates(json.dumps(key, ensure_ascii=False))
+
+
+def encode(value: object) -> str:
+    """The text of an entry that the store writes itself: two-space JSON, one level in.
+
+    Two values are the same to the store exactly if this text is the same, so `1`, `1.0` and `True` all differ, and so
+    do two spellings of the order of the members.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _escape_surrogates(text).replace("\n", "\n  ")
+
+
+def frame(entries: Iterable[RawEntry]) -> bytes:
+    """The file around the entries: one entry a line (and what follows it), no newline at the end, no BOM."""
+    lines = [f"\n  {raw.key_text}: {raw.value_text}" for raw in entries]
+    return ("{" + ",".join(lines) + ("\n}" if lines else "}")).encode("utf-8")
+
+
+def plain(session_key: object, entry: object) -> Entry:
+    """The entry as JSON will give it back: exact built-in types, tuples as lists.
+
+    Raises:
+        UnstorableValue: JSON cannot carry something in it.
+    """
+    if not isinstance(session_key, str):
+        raise UnstorableValue(session_key=session_key, value_path="", reason="a session key must be a string")
+    if not isinstance(entry, dict):
+        raise UnstorableValue(session_key=session_key, value_path="", reason="an entry must be a dict")
+
+    def copied(value: object, path: str, depth: int) -> object:
+        def refuse(reason: str) -> UnstorableValue:
+            return UnstorableValue(session_key=session_key, value_path=path, reason=reason)
+
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            if abs(int(value)) >= 10**MAX_INT_DIGITS:
+                raise refuse("integer too long")
+            return int(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise refuse("not finite")
+            return float(value)
+        if not isinstance(value, (dict, list, tuple)):
+            raise refuse(f"a {type(value).__name__}")
+        if depth > MAX_DEPTH:
+            raise refuse("too deep")
+        if not isinstance(value, dict):
+            return [copied(member, f"{path}[{index}]", depth + 1) for index, member in enumerate(value)]
+        for name in value:
+            if not isinstance(name, str):
+                raise refuse(f"the key {name!r} is not a string")
+        return {
+            str.__str__(name): copied(member, f"{path}[{json.dumps(name)}]", depth + 1)
+            for name, member in value.items()
+        }
+
+    result = copied(entry, "", 1)
+    assert isinstance(result, dict)
+    return result
+
+
+class Sheet(MutableMapping[str, Entry]):
+    """What a mutator edits in the model: every session decoded, found under any spelling of its key."""
+
+    def __init__(self, entries: Iterable[RawEntry]) -> None:
+        self._found = winners(entries)
+        self._values = {name: raw.value() for name, raw in self._found.items()}
+        self.assigned: set[str] = set()
+
+    def __getitem__(self, key: str) -> Entry:
+        return self._values[normalise(key)]
+
+    def __setitem__(self, key: str, value: Entry) -> None:
+        self._values[normalise(key)] = value
+        self.assigned.add(normalise(key))
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[normalise(key)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and normalise(key) in self._values
+
+
+def _committed(before: tuple[RawEntry, ...], sheet: Sheet) -> tuple[RawEntry, ...]:
+    """The entries after a mutator: untouched ones as they were, written ones under one normalised key."""
+    spellings: dict[str, list[RawEntry]] = {}
+    for raw in before:
+        spellings.setdefault(normalise(raw.key), []).append(raw)
+    found = winners(before)
+    texts = {name: encode(plain(name, sheet[name])) for name in sheet}
+
+    def written(name: str) -> bool:
+        if texts[name] != encode(found[name].value()):
+            return True
+        return name in sheet.assigned and [raw.key for raw in spellings[name]] != [name]
+
+    after: list[RawEntry] = []
+    for raw in before:
+        name = normalise(raw.key)
+        if name not in texts:
+            continue
+        if not written(name):
+            after.append(raw)
+        elif raw is spellings[name][0]:
+            after.append(RawEntry(key=name, key_text=_key_text(name, spellings[name]), value_text=texts[name]))
+    after.extend(
+        RawEntry(key=name, key_text=encode_key(name), value_text=text)
+        for name, text in texts.items()
+        if name not in spellings
+    )
+    return tuple(after)
+
+
+def _key_text(key: str, candidates: Iterable[RawEntry]) -> str:
+    """A key keeps its own spelling (escapes) if it was already in the file; else it gets the canonical one."""
+    return next((raw.key_text for raw in candidates if raw.key == key), encode_key(key))
+
+
+def _replaced(before: tuple[RawEntry, ...], sessions: Mapping[str, object]) -> tuple[RawEntry, ...]:
+    """The entries after `save`: the given keys in the given order; equal entries keep their bytes."""
+    by_key = {raw.key: raw for raw in before}
+    after: list[RawEntry] = []
+    for key, entry in sessions.items():
+        text = encode(plain(key, entry))
+        old = by_key.get(key)
+        if old is not None and encode(old.value()) == text:
+            after.append(old)
+        else:
+            after.append(RawEntry(key=key, key_text=old.key_text if old else encode_key(key), value_text=text))
+    return tuple(after)
+
+
+# --- maintenance ------------------------------------------------------------------------------------------------
+
+
+def maintain(
+    entries: tuple[RawEntry, ...], *, rules: Maintenance, now_ms: int, active_session: str | None
+) -> tuple[tuple[RawEntry, ...], MaintenanceReport]:
+    """Prune what is older than `prune_after_ms`, then keep the `max_entries` newest.
+
+    Entries without a numeric `updatedAt` are never removed, nor is the active session.
+    """
+    if rules.mode == "off":
+        return entries, MaintenanceReport()
+    active = None if active_session is None else normalise(active_session)
+
+    def removable(raw: RawEntry) -> bool:
+        return updated_at(raw.value()) is not None and normalise(raw.key) != active
+
+    def old(raw: RawEntry) -> bool:
+        stamp = updated_at(raw.value())
+        return stamp is not None and stamp < now_ms - rules.prune_after_ms
+
+    pruned = tuple(raw for raw in entries if removable(raw) and old(raw))
+    left = tuple(raw for raw in entries if raw not in pruned)
+    excess = max(0, len(left) - rules.max_entries)
+    # Oldest first; among equals the one further down the file goes first, as in the original's stable sort.
+    by_age = sorted(
+        (raw for raw in left if removable(raw)),
+        key=lambda raw: (_age_rank(raw.value()), -left.index(raw)),
+    )
+    capped = tuple(by_age[:excess])
+    report = MaintenanceReport(
+        pruned=tuple(raw.key for raw in pruned), capped=tuple(raw.key for raw in left if raw in capped)
+    )
+    if rules.mode == "warn":
+        return entries, report
+    return tuple(raw for raw in left if raw not in capped), report
+
+
+# --- operations -------------------------------------------------------------------------------------------------
+
+
+def load(content: bytes | None) -> Outcome:
+    """Every session under the spelling of its winning entry."""
+    try:
+        found = winners(parse(content))
+    except CorruptContent:
+        return Outcome(content=content, failure="corrupt")
+    return Outcome(content=content, result={raw.key: raw.value() for raw in found.values()})
+
+
+def read(content: bytes | None, key: str) -> Outcome:
+    """One session's entry, or None."""
+    try:
+        found = winners(parse(content))
+    except CorruptContent:
+        return Outcome(content=content, failure="corrupt")
+    raw = found.get(normalise(key))
+    return Outcome(content=content, result=None if raw is None else raw.value())
+
+
+def update(
+    content: bytes | None,
+    mutator: Callable[[MutableMapping[str, Entry]], T],
+    *,
+    rules: Maintenance | None = None,
+    now_ms: int = 0,
+    active_session: str | None = None,
+) -> Outcome:
+    """Run `mutator` on the content and publish what it made of it. `edit` is the same thing."""
+    try:
+        before = parse(content)
+    except CorruptContent:
+        return Outcome(content=content, failure="corrupt")
+    sheet = Sheet(before)
+    try:
+        result = mutator(sheet)
+    except Exception:
+        return Outcome(content=content, failure="mutator")
+    try:
+        after = _committed(before, sheet)
+    except UnstorableValue as error:
+        return _refused(content, error)
+    if _same(before, after):
+        return Outcome(content=content, result=result)
+    published = _publish(
+        content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session
+    )
+    return replace(published, result=result)
+
+
+def save(
+    content: bytes | None,
+    sessions: Mapping[str, object],
+    *,
+    rules: Maintenance | None = None,
+    now_ms: int = 0,
+    active_session: str | None = None,
+) -> Outcome:
+    """Replace everything by `sessions`, unless that is what the file already says."""
+    try:
+        before = parse(content)
+    except CorruptContent:
+        return Outcome(content=content, failure="corrupt")
+    try:
+        after = _replaced(before, sessions)
+    except UnstorableValue as error:
+        return _refused(content, error)
+    return _publish(
+        content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session
+    )
+
+
+def _refused(content: bytes | None, error: UnstorableValue) -> Outcome:
+    return Outcome(
+        content=content, failure="unstorable", session_key=error.session_key, value_path=error.value_path
+    )
+
+
+def _same(before: tuple[RawEntry, ...], after: tuple[RawEntry, ...]) -> bool:
+    return before == after
+
+
+def _publish(
+    content: bytes | None,
+    before: tuple[RawEntry, ...],
+    after: tuple[RawEntry, ...],
+    *,
+    rules: Maintenance,
+    now_ms: int,
+    active_session: str | None,
+) -> Outcome:
+    kept, report = maintain(after, rules=rules, now_ms=now_ms, active_session=active_session)
+    if content is not None and _same(before, kept):
+        return Outcome(content=content, maintenance=report)
+    backup = content if rules.mode == "enforce" and content is not None and len(content) > rules.rotate_bytes else None
+    over = content is not None and rules.mode != "off" and len(content) > rules.rotate_bytes
+    return Outcome(
+        content=frame(kept), wrote=True, backup=backup, maintenance=replace(report, backup=over)
+    )
+
+
+def copy_of(value: T) -> T:
+    """A deep copy, so that nothing the model hands out is shared with anything else."""
+    return copy.deepcopy(value)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def parse_setting(text: str | None, *, default: int) -> int:
+    """The value of a numeric environment variable: white space trimmed, optional sign, ASCII digits, 0 to 2**53-1."""
+    if text is None:
+        return default
+    trimmed = text.strip(JS_WHITE_SPACE)
+    if re.fullmatch("[+-]?[0-9]+", trimmed) is None:
+        return default
+    digits = trimmed.lstrip("+-").lstrip("0") or "0"
+    if len(digits) > len(str(MAX_SETTING)):
+        return default
+    number = int(digits)
+    if number > MAX_SETTING or (trimmed.startswith("-") and number != 0):
+        return default
+    return number
+
+
+def is_malformed_setting(text: str | None) -> bool:
+    """Whether the text is set and means nothing, so that a warning is due."""
+    if text is None:
+        return False
+    return parse_setting(text, default=-1) == -1
