@@ -1,9 +1,9 @@
 """What one process may hold of its stores, serve from memory and warn about.
 
-The model keeps, for each resolved path, what the contract lets the store keep: the file's content as last seen, when it was
-seen, and under which stat identity. It is told the truth about the file at each operation and predicts exactly the
-work that the operation does (reads, parses, hits), what is held afterwards, and whether the warning is due. Content
-itself comes from `models.specification`; this model only compares it.
+The model keeps, for each resolved path, what the contract lets the store keep: the file's content as last seen, when
+it was seen, and under which stat identity. It is told the truth about the file at each operation and predicts exactly
+the work that the operation does (reads, parses, hits), what is held afterwards, and whether the warning is due.
+Content itself comes from `models.specification`; this model only compares it.
 
 Time is two clocks, as for the store: the monotonic clock measures ages, the wall clock judges whether a stat identity
 can be trusted. It does not model concurrency: one operation at a time.

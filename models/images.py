@@ -130,9 +130,7 @@ class _ImageFinder(importlib.abc.MetaPathFinder):
 
 
 class _ImageLoader(importlib.machinery.SourceFileLoader):
-    def __init__(
-        self, fullname: str, path: str, transform: Transform | None, modules: dict[str, ModuleType]
-    ) -> None:
+    def __init__(self, fullname: str, path: str, transform: Transform | None, modules: dict[str, ModuleType]) -> None:
         super().__init__(fullname, path)
         self._transform = transform
         self._modules = modules

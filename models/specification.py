@@ -43,11 +43,11 @@ DEFAULT_CACHE_TTL_MS = 45_000
 DEFAULT_SERIALIZED_CACHE_MAX_BYTES = 64 * 1024 * 1024
 
 
-class CorruptContent(Exception):
+class CorruptContentError(Exception):
     """The bytes are not a store file; the message says why."""
 
 
-class UnstorableValue(Exception):
+class UnstorableError(Exception):
     """A value that JSON cannot carry, at `value_path` inside the entry called `session_key`."""
 
     def __init__(self, *, session_key: object, value_path: str, reason: str) -> None:
@@ -114,38 +114,37 @@ class Outcome:
 def _object(pairs: list[tuple[str, object]]) -> Entry:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise CorruptContent("duplicate key")
+        raise CorruptContentError("duplicate key")
     return dict(pairs)
 
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_INT_DIGITS:
-        raise CorruptContent("integer too long")
+        raise CorruptContentError("integer too long")
     return int(digits)
 
 
 def _float(spelling: str) -> float:
     number = float(spelling)
     if not math.isfinite(number):
-        raise CorruptContent("number too large")
+        raise CorruptContentError("number too large")
     return number
 
 
 def _constant(name: str) -> object:
-    raise CorruptContent(f"{name} is not JSON")
+    raise CorruptContentError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 _SPACE = re.compile(r"[ \t\n\r]*")
+_scan_string: Callable[[str, int, bool], tuple[str, int]] = json.decoder.scanstring  # type: ignore[attr-defined]
 
 
 def parse(content: bytes | None) -> tuple[RawEntry, ...]:
     """The members of the root object in file order; no file has none.
 
     Raises:
-        CorruptContent: the bytes are not UTF-8, not JSON, or not an object of objects within the limits.
+        CorruptContentError: the bytes are not UTF-8, not JSON, or not an object of objects within the limits.
     """
     if content is None:
         return ()
@@ -153,64 +152,62 @@ def parse(content: bytes | None) -> tuple[RawEntry, ...]:
         text = content.removeprefix(BOM).decode("utf-8")
         return tuple(_members(text))
     except UnicodeDecodeError as error:
-        raise CorruptContent("not UTF-8") from error
+        raise CorruptContentError("not UTF-8") from error
     except (ValueError, IndexError) as error:
-        raise CorruptContent("not JSON") from error
+        raise CorruptContentError("not JSON") from error
     except RecursionError as error:
-        raise CorruptContent("too deep") from error
+        raise CorruptContentError("too deep") from error
 
 
 def _members(text: str) -> Iterator[RawEntry]:
     """Walk the root object; `IndexError` means that the text ended too early."""
-
-    def skip(position: int) -> int:
-        matched = _SPACE.match(text, position)
-        assert matched is not None  # the pattern matches the empty string
-        return matched.end()
-
-    at = skip(0)
-    if text[at] != "{":
-        raise CorruptContent("not an object")
-    at = skip(at + 1)
+    at = _skip(text, 0, expected="{")
     seen: set[str] = set()
     while text[at] != "}":
         if seen:
-            if text[at] != ",":
-                raise CorruptContent("no comma between entries")
-            at = skip(at + 1)
+            at = _skip(text, at, expected=",")
         if text[at] != '"':
-            raise CorruptContent("a key must be a string")
-        key_start = at
-        key, at = json.decoder.scanstring(text, at + 1, True)
-        key_text = text[key_start:at]
-        at = skip(at)
-        if text[at] != ":":
-            raise CorruptContent("no colon after a key")
-        at = skip(at + 1)
-        value_start = at
-        value, at = _DECODER.raw_decode(text, at)
+            raise CorruptContentError("a key must be a string")
+        key, key_end = _scan_string(text, at + 1, True)
+        value_start = _skip(text, _spaces_end(text, key_end), expected=":")
+        value, value_end = _DECODER.raw_decode(text, value_start)
         if key in seen:
-            raise CorruptContent("duplicate key")
+            raise CorruptContentError("duplicate key")
         if not isinstance(value, dict):
-            raise CorruptContent("an entry is not an object")
+            raise CorruptContentError("an entry is not an object")
         if _depth(value) > MAX_DEPTH:
-            raise CorruptContent("too deep")
+            raise CorruptContentError("too deep")
         seen.add(key)
-        yield RawEntry(key=key, key_text=key_text, value_text=text[value_start:at])
-        at = skip(at)
-    if skip(at + 1) != len(text):
-        raise CorruptContent("something follows the root object")
+        yield RawEntry(key=key, key_text=text[at:key_end], value_text=text[value_start:value_end])
+        at = _spaces_end(text, value_end)
+    if _spaces_end(text, at + 1) != len(text):
+        raise CorruptContentError("something follows the root object")
 
 
-def _depth(entry: object) -> int:
+def _spaces_end(text: str, at: int) -> int:
+    """Where the white space at `at` ends."""
+    matched = _SPACE.match(text, at)
+    assert matched is not None  # the pattern matches the empty string
+    return matched.end()
+
+
+def _skip(text: str, at: int, *, expected: str) -> int:
+    """Past the expected character and the white space around it."""
+    at = _spaces_end(text, at)
+    if text[at] != expected:
+        raise CorruptContentError(f"no {expected} where one is needed")
+    return _spaces_end(text, at + 1)
+
+
+def _depth(entry: Entry) -> int:
     """Levels of lists and objects in `entry`, which is one itself."""
-    level = [entry]
+    level: list[dict[str, object] | list[object]] = [entry]
     depth = 0
     while level:
         depth += 1
-        inside: list[object] = []
+        inside: list[dict[str, object] | list[object]] = []
         for container in level:
-            members: Iterable[object] = container.values() if isinstance(container, dict) else container  # type: ignore[attr-defined]
+            members = container.values() if isinstance(container, dict) else container
             inside.extend(member for member in members if isinstance(member, (dict, list)))
         level = inside
     return depth
@@ -220,7 +217,7 @@ def is_corrupt(content: bytes | None) -> bool:
     """Whether the store must refuse this file."""
     try:
         parse(content)
-    except CorruptContent:
+    except CorruptContentError:
         return True
     return False
 
@@ -296,46 +293,52 @@ def plain(session_key: object, entry: object) -> Entry:
     """The entry as JSON will give it back: exact built-in types, tuples as lists.
 
     Raises:
-        UnstorableValue: JSON cannot carry something in it.
+        UnstorableError: JSON cannot carry something in it.
     """
     if not isinstance(session_key, str):
-        raise UnstorableValue(session_key=session_key, value_path="", reason="a session key must be a string")
+        raise UnstorableError(session_key=session_key, value_path="", reason="a session key must be a string")
     if not isinstance(entry, dict):
-        raise UnstorableValue(session_key=session_key, value_path="", reason="an entry must be a dict")
-
-    def copied(value: object, path: str, depth: int) -> object:
-        def refuse(reason: str) -> UnstorableValue:
-            return UnstorableValue(session_key=session_key, value_path=path, reason=reason)
-
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return str.__str__(value)
-        if isinstance(value, int):
-            if abs(int(value)) >= 10**MAX_INT_DIGITS:
-                raise refuse("integer too long")
-            return int(value)
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                raise refuse("not finite")
-            return float(value)
-        if not isinstance(value, (dict, list, tuple)):
-            raise refuse(f"a {type(value).__name__}")
-        if depth > MAX_DEPTH:
-            raise refuse("too deep")
-        if not isinstance(value, dict):
-            return [copied(member, f"{path}[{index}]", depth + 1) for index, member in enumerate(value)]
-        for name in value:
-            if not isinstance(name, str):
-                raise refuse(f"the key {name!r} is not a string")
-        return {
-            str.__str__(name): copied(member, f"{path}[{json.dumps(name)}]", depth + 1)
-            for name, member in value.items()
-        }
-
-    result = copied(entry, "", 1)
+        raise UnstorableError(session_key=session_key, value_path="", reason="an entry must be a dict")
+    result = _plain(entry, session_key=session_key, path="", depth=1)
     assert isinstance(result, dict)
     return result
+
+
+def _plain(value: object, *, session_key: str, path: str, depth: int) -> object:
+    reason = _why_not(value, depth=depth)
+    if reason is not None:
+        raise UnstorableError(session_key=session_key, value_path=path, reason=reason)
+    if isinstance(value, dict):
+        return {
+            str.__str__(name): _plain(
+                member, session_key=session_key, path=f"{path}[{json.dumps(name)}]", depth=depth + 1
+            )
+            for name, member in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [
+            _plain(member, session_key=session_key, path=f"{path}[{number}]", depth=depth + 1)
+            for number, member in enumerate(value)
+        ]
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    raise AssertionError(f"{value!r} is of no JSON type, but was not refused")
+
+
+def _why_not(value: object, *, depth: int) -> str | None:
+    """Why JSON cannot carry the value, its members aside; None if it can."""
+    if isinstance(value, (dict, list, tuple)) and depth > MAX_DEPTH:
+        return "too deep"
+    if isinstance(value, dict):
+        return next((f"the key {name!r} is not a string" for name in value if not isinstance(name, str)), None)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "not finite"
+    if isinstance(value, int):
+        return None if abs(int(value)) < 10**MAX_INT_DIGITS else "integer too long"
+    return None if value is None or isinstance(value, (str, list, tuple)) else f"a {type(value).__name__}"
 
 
 class Sheet(MutableMapping[str, Entry]):
@@ -460,7 +463,7 @@ def load(content: bytes | None) -> Outcome:
     """Every session under the spelling of its winning entry."""
     try:
         found = winners(parse(content))
-    except CorruptContent:
+    except CorruptContentError:
         return Outcome(content=content, failure="corrupt")
     return Outcome(content=content, result={raw.key: raw.value() for raw in found.values()})
 
@@ -469,7 +472,7 @@ def read(content: bytes | None, key: str) -> Outcome:
     """One session's entry, or None."""
     try:
         found = winners(parse(content))
-    except CorruptContent:
+    except CorruptContentError:
         return Outcome(content=content, failure="corrupt")
     raw = found.get(normalise(key))
     return Outcome(content=content, result=None if raw is None else raw.value())
@@ -486,16 +489,16 @@ def update(
     """Run `mutator` on the content and publish what it made of it. `edit` is the same thing."""
     try:
         before = parse(content)
-    except CorruptContent:
+    except CorruptContentError:
         return Outcome(content=content, failure="corrupt")
     sheet = Sheet(before)
     try:
         result = mutator(sheet)
-    except Exception:
+    except Exception:  # noqa: BLE001  # whatever a mutator raises, the outcome for the file is the same
         return Outcome(content=content, failure="mutator")
     try:
         after = _committed(before, sheet)
-    except UnstorableValue as error:
+    except UnstorableError as error:
         return _refused(content, error)
     if _same(before, after):
         return Outcome(content=content, result=result)
@@ -516,21 +519,17 @@ def save(
     """Replace everything by `sessions`, unless that is what the file already says."""
     try:
         before = parse(content)
-    except CorruptContent:
+    except CorruptContentError:
         return Outcome(content=content, failure="corrupt")
     try:
         after = _replaced(before, sessions)
-    except UnstorableValue as error:
+    except UnstorableError as error:
         return _refused(content, error)
-    return _publish(
-        content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session
-    )
+    return _publish(content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session)
 
 
-def _refused(content: bytes | None, error: UnstorableValue) -> Outcome:
-    return Outcome(
-        content=content, failure="unstorable", session_key=error.session_key, value_path=error.value_path
-    )
+def _refused(content: bytes | None, error: UnstorableError) -> Outcome:
+    return Outcome(content=content, failure="unstorable", session_key=error.session_key, value_path=error.value_path)
 
 
 def _same(before: tuple[RawEntry, ...], after: tuple[RawEntry, ...]) -> bool:
@@ -551,9 +550,7 @@ def _publish(
         return Outcome(content=content, maintenance=report)
     backup = content if rules.mode == "enforce" and content is not None and len(content) > rules.rotate_bytes else None
     over = content is not None and rules.mode != "off" and len(content) > rules.rotate_bytes
-    return Outcome(
-        content=frame(kept), wrote=True, backup=backup, maintenance=replace(report, backup=over)
-    )
+    return Outcome(content=frame(kept), wrote=True, backup=backup, maintenance=replace(report, backup=over))
 
 
 def copy_of(value: T) -> T:

@@ -40,6 +40,7 @@ class Nothing:
     """Look at everything, change nothing; returns how many sessions there are."""
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> int:
+        """Apply it to the draft."""
         return len([draft[key] for key in draft])
 
 
@@ -51,6 +52,7 @@ class PutEntry:
     entry: Entry
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> None:
+        """Apply it to the draft."""
         draft[self.key] = copy.deepcopy(self.entry)
 
 
@@ -63,6 +65,7 @@ class SetField:
     value: object
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> object:
+        """Apply it to the draft."""
         if self.key not in draft:
             draft[self.key] = {}
         entry = draft[self.key]
@@ -79,6 +82,7 @@ class DropField:
     field: str
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> bool:
+        """Apply it to the draft."""
         if self.key not in draft or self.field not in draft[self.key]:
             return False
         del draft[self.key][self.field]
@@ -92,6 +96,7 @@ class RemoveEntry:
     key: str
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> bool:
+        """Apply it to the draft."""
         return draft.pop(self.key, None) is not None
 
 
@@ -102,6 +107,7 @@ class ReassignEntry:
     key: str
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> bool:
+        """Apply it to the draft."""
         if self.key not in draft:
             return False
         draft[self.key] = copy.deepcopy(draft[self.key])
@@ -115,6 +121,7 @@ class EditAndRevert:
     key: str
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> bool:
+        """Apply it to the draft."""
         if self.key not in draft:
             return False
         entry = draft[self.key]
@@ -130,6 +137,7 @@ class Together:
     changes: tuple[Change, ...]
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> list[object]:
+        """Apply it to the draft."""
         return [change(draft) for change in self.changes]
 
 
@@ -140,6 +148,7 @@ class FailAfter:
     changes: tuple[Change, ...]
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> None:
+        """Apply it to the draft."""
         for change in self.changes:
             change(draft)
         raise MutatorFailedError("raised by the workload's mutator, on purpose")
@@ -157,7 +166,8 @@ class RecordReply:
     tokens: int
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> int:
-        entry = draft[self.key] if self.key in draft else {"sessionId": self.session_id}
+        """Apply it to the draft."""
+        entry: Entry = draft.get(self.key) or {"sessionId": self.session_id}
         before = entry.get("totalTokens")
         total = (before if isinstance(before, int) else 0) + self.tokens
         entry["updatedAt"] = self.now_ms
@@ -178,6 +188,7 @@ class RecordHeartbeat:
     now_ms: int
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> bool:
+        """Apply it to the draft."""
         if self.key not in draft:
             return False
         entry = draft[self.key]
@@ -200,6 +211,7 @@ class SweepCron:
     now_ms: int
 
     def __call__(self, draft: MutableMapping[str, Entry]) -> list[str]:
+        """Apply it to the draft."""
         stale = []
         for key in list(draft):
             stamp = updated_at(draft[key])
@@ -354,7 +366,9 @@ def _restore_times(path: str | os.PathLike[str], status: os.stat_result | None) 
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def run(store: Any, path: str | os.PathLike[str], operations: Iterable[Operation]) -> Iterator[tuple[Operation, object]]:
+def run(
+    store: Any, path: str | os.PathLike[str], operations: Iterable[Operation]
+) -> Iterator[tuple[Operation, object]]:
     """Perform the operations on a store and its file, one by one; yields each with what the call returned.
 
     Snapshots are yielded as plain dicts. Bases are chosen among the snapshots that this run has seen. Errors are the
