@@ -99,7 +99,8 @@ def marks_of(item: pytest.Item) -> TestMarks:
     for mark in item.iter_markers("mutant"):
         if len(mark.args) != 1 or set(mark.kwargs) != {"promise"}:
             raise ValueError(
-                f'{item.nodeid}: write mutant("B64", promise="WRITE6"): one bug and the promise it breaks.'
+                f"{item.nodeid}: a marker mutant names no bug or no promise. "
+                'Write mutant("B64", promise="WRITE6"): one bug, and one promise that it breaks.'
             )
         kills.append(MutantKill(str(mark.args[0]), str(mark.kwargs["promise"])))
     return TestMarks(tuple(dict.fromkeys(promises)), tuple(kills))
