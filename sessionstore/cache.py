@@ -1,0 +1,198 @@
+"""What a process keeps in memory between operations, and for how long.
+
+One record per store file, least recently used out first. A file of at most the limit is kept whole: its bytes and
+where its entries are, which together are the parsed store. Of a larger one only identity, digest and, if they fit,
+the positions of the entries. The accounting is exact: `held_bytes` is the sum of what each record costs, and every
+change of a record goes through `_remove` and `put`.
+
+Not a promise of freshness: whoever takes a record from here compares its identity or its bytes with the file.
+"""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass, replace
+
+from sessionstore.digest import ContentDigest
+from sessionstore.files import FileVersion, Identity
+from sessionstore.settings import Settings
+from sessionstore.snapshot import Index
+
+MAX_PATHS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One instant on both clocks, in nanoseconds."""
+
+    monotonic_ns: int
+    wall_ns: int
+
+    @property
+    def wall_offset_ns(self) -> int:
+        return self.wall_ns - self.monotonic_ns
+
+
+_CLOCK_TOLERANCE_NS = 5_000_000  # well inside the racy window; clocks that are slewed drift less while a record lives
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept of one version of one file.
+
+    Attributes:
+        identity: stat identity of that version.
+        settled: whether the identity can stand for the bytes.
+        stored: when the bytes were read or written.
+        index: where the entries are.
+        raw: the bytes, unless the file is oversized.
+        digest: of the bytes, if they are not kept.
+    """
+
+    identity: Identity
+    settled: bool
+    stored: Moment
+    index: Index
+    raw: bytes | None
+    digest: ContentDigest | None
+
+    @property
+    def cost_bytes(self) -> int:
+        """What this record counts against the limits."""
+        return self.index.cost_bytes if self.raw is None else len(self.raw)
+
+    def is_trusted(self, now: Moment) -> bool:
+        """Whether an equal identity proves that the file still has these bytes.
+
+        A wall clock that was set back hands out the same time stamps again.
+        """
+        return self.settled and now.wall_offset_ns >= self.stored.wall_offset_ns - _CLOCK_TOLERANCE_NS
+
+    def holds(self, raw: bytes) -> bool:
+        """Whether these are the bytes that the record is about."""
+        if self.raw is not None:
+            return self.raw == raw
+        return self.digest is not None and self.digest.matches(raw)
+
+
+class Cache:
+    """The records of one process. Not thread-safe: the caller holds the process's mutex."""
+
+    def __init__(self) -> None:
+        self._records: collections.OrderedDict[str, Record] = collections.OrderedDict()
+        self._held_bytes = 0
+        self._raw_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Sum of what is held."""
+        return self._held_bytes
+
+    @property
+    def paths(self) -> int:
+        """Files of which something is held."""
+        return len(self._records)
+
+    def begin(self, now: Moment, settings: Settings) -> None:
+        """What every operation does first: free what has expired or no longer fits, of any file."""
+        if not is_enabled(settings):
+            self.clear()
+            return
+        ttl_ns = settings.cache_ttl_ms * 1_000_000
+        expired = [
+            path for path, record in self._records.items() if now.monotonic_ns - record.stored.monotonic_ns > ttl_ns
+        ]
+        for path in expired:
+            self._remove(path)
+        self._make_room(settings)
+
+    def get(self, path: str, *, settings: Settings) -> Record | None:
+        """The record of `path`, now the most recently used, unless the limit has dropped under what it holds."""
+        record = self._records.get(path)
+        if record is None:
+            return None
+        if record.raw is not None and not _fits_whole(len(record.raw), settings):
+            self._remove(path)
+            return None
+        self._records.move_to_end(path)
+        return record
+
+    def put(self, path: str, record: Record, settings: Settings) -> None:
+        """Keep `record`, or of it what the limits admit, in the place of what was kept for `path`."""
+        self._remove(path)
+        if not is_enabled(settings):
+            return
+        if record.raw is not None and not _fits_whole(len(record.raw), settings):
+            raise ValueError("an oversized record holds bytes")
+        if record.cost_bytes > settings.object_cache_max_bytes:
+            return
+        self._records[path] = record
+        self._held_bytes += record.cost_bytes
+        self._raw_bytes += 0 if record.raw is None else len(record.raw)
+        self._make_room(settings)
+
+    def drop(self, path: str) -> None:
+        """Keep nothing of `path`."""
+        self._remove(path)
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._records.clear()
+        self._held_bytes = self._raw_bytes = 0
+
+    def _make_room(self, settings: Settings) -> None:
+        while self._records and (
+            len(self._records) > MAX_PATHS
+            or self._held_bytes > settings.object_cache_max_bytes
+            or self._raw_bytes > settings.serialized_cache_max_bytes
+        ):
+            self._remove(next(iter(self._records)))
+
+    def _remove(self, path: str) -> None:
+        record = self._records.pop(path, None)
+        if record is not None:
+            self._held_bytes -= record.cost_bytes
+            self._raw_bytes -= 0 if record.raw is None else len(record.raw)
+
+    def check(self) -> None:
+        """Raise `AssertionError` if the accounting is not exactly what is held."""
+        held = sum(record.cost_bytes for record in self._records.values())
+        raw = sum(len(record.raw) for record in self._records.values() if record.raw is not None)
+        if (held, raw) != (self._held_bytes, self._raw_bytes):
+            raise AssertionError(f"accounted {self._held_bytes} and {self._raw_bytes} bytes, held are {held} and {raw}")
+
+
+def is_enabled(settings: Settings) -> bool:
+    """Whether anything may be kept at all."""
+    return settings.cache_ttl_ms > 0 and settings.object_cache_max_bytes > 0
+
+
+def is_oversized(size_bytes: int, settings: Settings) -> bool:
+    """Whether a file of this size is never kept whole, however much room there is."""
+    return size_bytes > settings.object_cache_max_bytes
+
+
+def _fits_whole(size_bytes: int, settings: Settings) -> bool:
+    return not is_oversized(size_bytes, settings) and size_bytes <= settings.serialized_cache_max_bytes
+
+
+def record_of(
+    version: FileVersion, index: Index, digest: ContentDigest | None, *, stored: Moment, settings: Settings
+) -> Record:
+    """What may be kept of a version that was just read or written."""
+    whole = _fits_whole(len(version.raw), settings)
+    if not whole and digest is None and index.cost_bytes <= settings.object_cache_max_bytes:
+        digest = ContentDigest.of(version.raw)
+    return Record(
+        version.identity,
+        version.settled,
+        stored,
+        index,
+        version.raw if whole else None,
+        None if whole else digest,
+    )
+
+
+def with_identity(record: Record, version: FileVersion, stored: Moment) -> Record:
+    """`record`, whose bytes were just read again under the identity of `version`."""
+    return replace(record, identity=version.identity, settled=version.settled, stored=stored)

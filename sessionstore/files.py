@@ -1,0 +1,456 @@
+"""The store file on disk: reading it whole, telling its versions apart, replacing it durably.
+
+Only ordinary `os` calls. A version is published by writing a temporary file in the same directory, syncing it,
+renaming it over the store file and syncing the directory, in this order (Pillai et al., "All File Systems Are Not
+Created Equal", OSDI 2014, shows what each missing step costs). There is no fallback that writes in place: when a
+rename is impossible the error is raised and the old content stays.
+
+Nothing here takes the lock; `publish`, `copy_aside` and `sweep_temporary_files` must be called by its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sessionstore.errors import StoreError, UnknownOutcomeError
+
+RACY_WINDOW_NS = 20_000_000
+"""Two ticks of a kernel whose clock for time stamps runs at 100 Hz. A younger file may change again without any
+change of its stamps (the "racy git" problem), so its stat identity proves nothing yet."""
+
+_COARSE_WINDOWS_NS = ((1_000_000_000, 4_000_000_000), (10_000_000, 200_000_000))
+"""(multiple, extra window): stamps that are whole seconds come from a file system that keeps 1 s or 2 s (FAT, HFS+),
+whole hundredths perhaps from one that keeps 10 ms to 100 ms. Two of its ticks are added. Fine stamps look like that
+by chance once in ten million times, which costs a read and nothing else."""
+
+READ_CHUNK_BYTES = 256 * 1024  # small enough for the processor's cache, large enough to be few calls
+MAX_UNSTABLE_READS = 16  # attempts to read a file that a program keeps rewriting in place
+_WINDOWS_RETRIES = 20  # a reader that has the file open makes a rename fail there; it takes milliseconds
+_WINDOWS_RETRY_S = 0.01
+_WINDOWS_SHARING_ERRORS = (5, 32)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION
+
+# O_NONBLOCK: opening a FIFO that someone put in the file's place must not hang. Without effect on regular files.
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_CREATE_FLAGS = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+)
+_HAS_DIRECTORY_SYNC = sys.platform != "win32"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What `stat` says of one version of a file.
+
+    Two reads with equal identities saw the same bytes only if `is_settled` held before the first of them: stamps are
+    as coarse as the kernel's tick, and inode numbers come back. Not a content hash.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def is_settled(self, now_ns: int) -> bool:
+        """Whether no later write can leave these stamps, given the wall clock from before the file was opened."""
+        return max(_settled_from_ns(self.mtime_ns), _settled_from_ns(self.ctime_ns)) <= now_ns
+
+
+def _settled_from_ns(stamp_ns: int) -> int:
+    for multiple_ns, window_ns in _COARSE_WINDOWS_NS:
+        if stamp_ns % multiple_ns == 0:
+            return stamp_ns + window_ns + RACY_WINDOW_NS
+    return stamp_ns + RACY_WINDOW_NS
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """One version of the file, read whole.
+
+    Attributes:
+        raw: its bytes.
+        identity: its identity when they were read.
+        settled: whether that identity can stand for the bytes from now on.
+        mode: permission bits.
+        owner, group: numeric ids.
+    """
+
+    raw: bytes
+    identity: Identity
+    settled: bool
+    mode: int
+    owner: int
+    group: int
+
+
+class OpenFile:
+    """The store file, open for reading; keeps that version's inode alive until closed."""
+
+    __slots__ = ("_descriptor", "_opened_ns", "path", "status")
+
+    def __init__(self, path: str) -> None:
+        """Open `path`.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            StoreError: it is not a regular file.
+            OSError: anything else that the system reports.
+        """
+        self.path = path
+        self._opened_ns = time.time_ns()
+        self._descriptor: int | None = os.open(path, _READ_FLAGS)
+        try:
+            self.status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(self.status.st_mode):
+                raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def descriptor(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: used after close")
+        return self._descriptor
+
+    def identity(self) -> Identity:
+        """Identity now."""
+        self.status = os.fstat(self.descriptor)
+        return Identity.of(self.status)
+
+    def version(self, raw: bytes, identity: Identity) -> FileVersion:
+        """`raw`, just read and known to have been the content under `identity`."""
+        status = self.status
+        return FileVersion(
+            raw,
+            identity,
+            identity.is_settled(self._opened_ns),
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+        )
+
+    def read(self) -> FileVersion:
+        """The whole content as it was at one instant.
+
+        A program that writes in place can change the bytes under the reader. A read counts only if the identity was
+        the same before and after; while the stamps are too young to show a change, only if a second read returns the
+        same bytes.
+
+        Raises:
+            StoreError: the file kept changing for `MAX_UNSTABLE_READS` reads.
+            OSError: what the system reports.
+        """
+        identity = self.identity()
+        previous: bytes | None = None
+        for _ in range(MAX_UNSTABLE_READS):
+            raw = self._read_once(identity.size_bytes)
+            after = self.identity()
+            if after == identity and len(raw) == identity.size_bytes:
+                if identity.is_settled(self._opened_ns) or raw == previous:
+                    return self.version(raw, identity)
+                previous = raw
+            else:
+                previous = None
+                self._opened_ns = time.time_ns()
+            identity = after
+        raise StoreError(
+            f"{self.path}: changed during each of {MAX_UNSTABLE_READS} reads. Stop the program that rewrites it in place."
+        )
+
+    def _read_once(self, size_bytes: int) -> bytes:
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        # One byte more than expected, so that a file that grew is noticed.
+        first = os.read(self.descriptor, size_bytes + 1)
+        if len(first) == size_bytes:
+            return first
+        chunks, count = [first], len(first)
+        while chunks[-1] and count <= size_bytes:
+            chunks.append(os.read(self.descriptor, size_bytes + 1 - count))
+            count += len(chunks[-1])
+        return b"".join(chunks)
+
+    def slice(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`; shorter only if the file is."""
+        os.lseek(self.descriptor, start, os.SEEK_SET)
+        return os.read(self.descriptor, end - start)
+
+    def holds(self, raw: bytes) -> FileVersion | None:
+        """This version if its bytes are `raw`, else None; compares without keeping a second copy."""
+        identity = self.identity()
+        if identity.size_bytes != len(raw):
+            return None
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        offset = 0
+        while offset < len(raw):
+            chunk = os.read(self.descriptor, READ_CHUNK_BYTES)
+            if not chunk or not raw.startswith(chunk, offset):
+                return None
+            offset += len(chunk)
+        # Changed during the comparison: whether it was ever equal as a whole is unknown, so the answer is no.
+        return self.version(raw, identity) if self.identity() == identity else None
+
+
+def resolve(path: str) -> str:
+    """The one name of the file that all its aliases share: absolute, symbolic links followed, also the last one.
+
+    Works alike before and after the file exists. Raises `OSError` (ELOOP) for a circle of links.
+    """
+    resolved = os.path.realpath(path)
+    if os.path.islink(resolved):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return resolved
+
+
+def stat_identity(path: str) -> Identity | None:
+    """Identity of the file at `path` now, or None if there is none."""
+    try:
+        return Identity.of(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def make_parents(path: str) -> None:
+    """Create the missing directories above `path`, durably: each new name is synced into its parent."""
+    missing: list[str] = []
+    directory = os.path.dirname(path)
+    while not os.path.isdir(directory):
+        missing.append(directory)
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            break
+        directory = parent
+    for directory in reversed(missing):
+        # Another process may create the same directory, but only the one that syncs may rely on it: so both sync.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        sync_directory(os.path.dirname(directory))
+
+
+def sync_directory(directory: str) -> None:
+    """Make the names in `directory` durable. A file system that cannot sync directories is accepted as it is."""
+    if not _HAS_DIRECTORY_SYNC:
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # "Not supported here" is a property of the file system; EIO is a loss.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def temporary_prefix(path: str) -> str:
+    """What the names of temporary files for `path` begin with."""
+    return f".{os.path.basename(path)}.sessionstore-"
+
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def _temporary_name(path: str) -> str:
+    unique = os.urandom(8).hex()
+    return os.path.join(os.path.dirname(path), f"{temporary_prefix(path)}{unique}{_TEMPORARY_SUFFIX}")
+
+
+def sweep_temporary_files(path: str) -> int:
+    """Remove what killed writers of `path` left behind; returns how many files.
+
+    The caller holds the write lock. Temporary files exist only while it is held, so every one found now has no
+    living owner.
+    """
+    prefix = temporary_prefix(path)
+    swept = 0
+    with os.scandir(os.path.dirname(path)) as entries:
+        stray = [entry.path for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(_TEMPORARY_SUFFIX)]
+    for name in stray:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+            swept += 1
+    return swept
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The file that the new version goes in the place of, for its mode and owner."""
+
+    mode: int
+    owner: int
+    group: int
+
+
+def require_writable(path: str) -> None:
+    """Refuse a file that this process may not write, although a rename would not ask.
+
+    Raises:
+        PermissionError: as opening it for writing would.
+    """
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def publish(
+    path: str, raw: bytes, *, replaced: Replaced | None, expected: Identity | None, check_expected: bool
+) -> Identity:
+    """Replace the content of `path` by `raw`, durably and at once for every reader; returns the new identity.
+
+    The caller holds the write lock. A new file gets mode 0600; `replaced` gives its mode and owner on.
+
+    Args:
+        path: the resolved store file.
+        raw: the new content.
+        replaced: mode and owner to keep, or None for a new file.
+        expected: identity that the file had when it was read under the lock; None if there was no file.
+        check_expected: whether to look, right before the rename, if it is still the same.
+
+    Raises:
+        IdentityChangedError: the file is no longer the expected one; nothing was written.
+        UnknownOutcomeError: the new content is in place but the directory could not be synced.
+        OSError: anything else; the file is as it was and no temporary file is left.
+    """
+    temporary = _temporary_name(path)
+    renamed = False
+    try:
+        descriptor = os.open(temporary, _CREATE_FLAGS, 0o600)
+        try:
+            if replaced is not None:
+                _keep_mode_and_owner(descriptor, replaced)
+            _write_all(descriptor, raw)
+            # Not retried: after a failed fsync the kernel drops the dirty state, and a second one would lie.
+            os.fsync(descriptor)
+            if check_expected and stat_identity(path) != expected:
+                raise IdentityChangedError
+            _replace(temporary, path)
+            renamed = True
+            # From the descriptor: by name it could already be a later version. The rename changed its ctime.
+            identity = Identity.of(os.fstat(descriptor))
+        finally:
+            _close(descriptor, quiet=renamed)
+        sync_directory(os.path.dirname(path))
+        return identity
+    except OSError as error:
+        if renamed:
+            raise UnknownOutcomeError(path, error) from error
+        raise
+    finally:
+        if not renamed:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+class IdentityChangedError(Exception):
+    """The file is not the version that the caller read under the lock."""
+
+
+def _close(descriptor: int, *, quiet: bool) -> None:
+    # Before the rename a failing close (quota, network) is a failed write. After it, and after fsync, it is nothing.
+    with contextlib.suppress(OSError) if quiet else contextlib.nullcontext():
+        os.close(descriptor)
+
+
+def _keep_mode_and_owner(descriptor: int, replaced: Replaced) -> None:
+    if sys.platform == "win32":
+        return
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid) != (replaced.owner, replaced.group):
+        try:
+            os.fchown(descriptor, replaced.owner, replaced.group)
+        except PermissionError:
+            # Only root gives files away. The group alone can be kept by its members.
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, -1, replaced.group)
+    # After chown, which clears set-id bits.
+    if stat.S_IMODE(status.st_mode) != replaced.mode:
+        os.fchmod(descriptor, replaced.mode)
+
+
+def _write_all(descriptor: int, raw: bytes) -> None:
+    written = os.write(descriptor, raw)
+    if written == len(raw):
+        return
+    rest = memoryview(raw)[written:]
+    while rest:
+        written = os.write(descriptor, rest)
+        if written == 0:
+            raise OSError(errno.EIO, "the system wrote 0 bytes without an error")
+        rest = rest[written:]
+
+
+def _replace(temporary: str, path: str) -> None:
+    if sys.platform != "win32":
+        os.replace(temporary, path)
+        return
+    for attempt in range(_WINDOWS_RETRIES):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError as error:
+            if error.winerror not in _WINDOWS_SHARING_ERRORS or attempt == _WINDOWS_RETRIES - 1:
+                raise
+            time.sleep(_WINDOWS_RETRY_S)
+
+
+def copy_aside(path: str, raw: bytes, *, suffix: str, mode: int) -> str:
+    """Write `raw` durably to a new file named `path` + `suffix`, numbered if taken; returns its name.
+
+    The name appears with whole content or not at all, and an existing file is never overwritten.
+    """
+    temporary = _temporary_name(path)
+    try:
+        descriptor = os.open(temporary, _CREATE_FLAGS, 0o600)
+        try:
+            if sys.platform != "win32":
+                os.fchmod(descriptor, mode)
+            _write_all(descriptor, raw)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        name = _link_under_free_name(temporary, path + suffix)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    sync_directory(os.path.dirname(path))
+    return name
+
+
+_MAX_SAME_NAMES = 1000
+
+
+def _link_under_free_name(temporary: str, wanted: str) -> str:
+    for name in _candidates(wanted):
+        try:
+            os.link(temporary, name)
+            return name
+        except FileExistsError:
+            continue
+    raise FileExistsError(errno.EEXIST, f"{_MAX_SAME_NAMES} files of this name exist; remove some", wanted)
+
+
+def _candidates(wanted: str) -> Iterator[str]:
+    yield wanted
+    for number in range(1, _MAX_SAME_NAMES):
+        yield f"{wanted}-{number}"
