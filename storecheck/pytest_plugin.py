@@ -314,7 +314,9 @@ class _VerdictCollector:
 
     def _record(self, nodeid: str) -> TestRecord:
         phases = self._finished[nodeid]
-        marks, evidence = _from_properties(phases[-1].user_properties)
+        # A report that xdist makes up for a crashed test has no properties; that of its setup has.
+        properties = next((phase.user_properties for phase in reversed(phases) if phase.user_properties), [])
+        marks, evidence = _from_properties(properties)
         failed = [phase for phase in phases if phase.failed]
         passed = any(phase.when == "call" and phase.passed for phase in phases)
         return TestRecord(

@@ -99,12 +99,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PromiseVerdict:
-    """What the run says about one promise."""
+    """What the run says about one promise. `tests` are the ids of all collected tests that check it, run or not."""
 
     id: str
     title: str
     text: str
     outcome: PromiseOutcome
+    tests: tuple[str, ...]
     tests_passed: int
     tests_failed: int
     tests_skipped: int
@@ -161,6 +162,7 @@ def judge_promise(
         title=promise.title,
         text=promise.text,
         outcome=outcome,
+        tests=tuple(sorted({*unfinished, *(record.nodeid for record in checks)})),
         tests_passed=counts["passed"],
         tests_failed=counts["failed"],
         tests_skipped=counts["skipped"],
@@ -310,7 +312,10 @@ def from_json(text: str) -> Verdict:
             **{
                 **promise,
                 "failures": tuple(Failure(**failure) for failure in promise["failures"]),
-                **{key: tuple(promise[key]) for key in ("mutants_killed", "mutants_survived", "mutants_untried")},
+                **{
+                    key: tuple(promise[key])
+                    for key in ("tests", "mutants_killed", "mutants_survived", "mutants_untried")
+                },
             }
         )
         for promise in document["promises"]

@@ -208,6 +208,40 @@ def test_a_crashed_worker_fails_the_promise_it_worked_on(run: Run, pytester: pyt
     result.stdout.fnmatch_lines(["*worker 'gw?' crashed while running 'test_it.py::test_crash'*"])
 
 
+def test_a_crash_of_the_only_worker_fails_the_promise(run: Run, pytester: pytest.Pytester) -> None:
+    """Even when no worker lives to say what it collected, the promise of the test that crashed is known."""
+    result = run(
+        """
+        import os
+        import pytest
+
+        @pytest.mark.promise("SNAP1")
+        def test_crash():
+            os._exit(3)
+        """,
+        "-n",
+        "1",
+        "--max-worker-restart=0",
+    )
+
+    assert result.ret == 1
+    assert outcomes(pytester) == {"SNAP1": "FAILED", "WRITE6": "not verified", "LOCK3": "not verified"}
+
+
+def test_collecting_lists_the_tests_of_each_promise(run: Run, pytester: pytest.Pytester) -> None:
+    """`--collect-only` runs nothing and passes nothing, and still says which tests check which promise."""
+    result = run(PASSING, "--collect-only")
+
+    assert result.ret == 0
+    tests = {promise["id"]: promise["tests"] for promise in document(pytester)["promises"]}
+    assert tests == {
+        "SNAP1": ["test_it.py::test_one", "test_it.py::test_two"],
+        "WRITE6": ["test_it.py::test_one"],
+        "LOCK3": [],
+    }
+    assert set(outcomes(pytester).values()) == {"not verified"}
+
+
 @pytest.mark.parametrize("body", ["pytest.skip('no permission')", "pytest.xfail('known')"])
 def test_a_skipped_test_verifies_nothing(run: Run, pytester: pytest.Pytester, body: str) -> None:
     """A promise whose only test was skipped, or failed as expected, is not verified."""
