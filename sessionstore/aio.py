@@ -59,7 +59,7 @@ class AsyncSessionStore:
             result = mutator(draft)
             if inspect.isawaitable(result):
                 result = await result
-        return edit.updated(cast(T, result))
+        return edit.updated(cast("T", result))
 
     async def save(self, sessions: Mapping[str, Mapping[str, Any]], *, active_session: str | None = None) -> Snapshot:
         """Replace the whole content by `sessions`."""
@@ -126,12 +126,12 @@ async def _finish(work: Awaitable[T]) -> T:
     while not task.done():
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError as error:  # noqa: PERF203 - each interruption is looked at
             if task.cancelled():
                 raise
             cancelled = error
-        except BaseException:
-            break  # the task's own error, raised below
+        except BaseException:  # noqa: BLE001 - the task's own error, raised below
+            break
     if cancelled is not None:
         task.exception()  # looked at, so that it is not reported as lost
         raise cancelled

@@ -30,6 +30,7 @@ class Moment:
 
     @property
     def wall_offset_ns(self) -> int:
+        """How far the wall clock is ahead; changes only when that clock is set."""
         return self.wall_ns - self.monotonic_ns
 
 

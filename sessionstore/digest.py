@@ -51,7 +51,9 @@ class ContentDigest:
                 break
         last = max(first, last)
         hashed_end = max(position, start + removed) + inserted - removed
-        spliced = ContentDigest(self.segments[:first] + _hash_segments(raw, first_start, hashed_end) + self.segments[last:])
+        spliced = ContentDigest(
+            self.segments[:first] + _hash_segments(raw, first_start, hashed_end) + self.segments[last:]
+        )
         # Appending in small pieces leaves small segments behind; too many of them and all are laid out anew.
         return spliced if len(spliced.segments) <= 2 * MAX_SEGMENTS else ContentDigest.of(raw)
 

@@ -122,10 +122,10 @@ class Draft(MutableMapping[str, dict[str, Any]]):
                 continue
             value = encode_entry(plain)
             if not is_same(self._base.entry_bytes(self._base.winner(ordinals)), value):
-                places.update({ordinal: None for ordinal in ordinals})
+                places.update(dict.fromkeys(ordinals))
                 places[ordinals[0]] = Change.of(normal, plain, value, key_bytes=self._spelling(normal, ordinals))
         for normal in self._removed:
-            places.update({ordinal: None for ordinal in self._ordinals(normal)})
+            places.update(dict.fromkeys(self._ordinals(normal)))
         return parts_of(self._base, places, appended) if places or appended else None
 
     def _spelling(self, normal: str, ordinals: tuple[int, ...]) -> bytes:

@@ -71,8 +71,11 @@ _decoder = json.JSONDecoder(
     parse_float=_finite_float,
     parse_int=_bounded_int,
 )
-scan_value: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
+scan_value: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]
 """(text, position) -> (value, end). Raises StopIteration or ValueError where there is no valid value."""
+
+scan_any_value: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+"""`scan_value` that accepts what Python's json accepts: it tells where a refused value ends."""
 
 
 def decode_entry(text: bytes) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class _Copier:
         if id(value) in self.open_containers:
             raise self.refuse(path, "a cycle: the value contains itself")
         if len(path) >= MAX_DEPTH:
-            raise self.refuse(path[:8] + ("…",), f"nested deeper than {MAX_DEPTH} levels")
+            raise self.refuse((*path[:8], "…"), f"nested deeper than {MAX_DEPTH} levels")
         self.open_containers.add(id(value))
         try:
             if not isinstance(value, dict):
@@ -169,7 +172,7 @@ def _subscript(step: object) -> str:
 def encode_entry(entry: dict[str, Any]) -> bytes:
     """Two-space indented JSON of an entry made by `private_copy` or `decode_entry`, as it stands nested in the file.
 
-    UTF-8; lone surrogates are escaped as \\uXXXX, as JSON.stringify does.
+    UTF-8; lone surrogates are escaped, as JSON.stringify does.
     """
     try:
         text = orjson.dumps(entry, option=orjson.OPT_INDENT_2)

@@ -43,7 +43,7 @@ class CorruptStoreError(StoreError, ValueError):
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(
             f"{path}: {reason} (at byte {offset}). Nothing was changed. Restore the file from a backup, or run "
-            f"`sessionstore --store {path} doctor --repair` to set the bytes aside and keep the entries that can be read."
+            f"`sessionstore --store {path} doctor --repair` to set the bytes aside and keep what can be read."
         )
         self.path = path
         self.offset = offset

@@ -32,14 +32,19 @@ by chance once in ten million times, which costs a read and nothing else."""
 
 READ_CHUNK_BYTES = 256 * 1024  # small enough for the processor's cache, large enough to be few calls
 MAX_UNSTABLE_READS = 16  # attempts to read a file that a program keeps rewriting in place
-_WINDOWS_RETRIES = 20  # a reader that has the file open makes a rename fail there; it takes milliseconds
+_RENAME_ATTEMPTS = 20  # on Windows a rename fails while a reader has the file open, which takes milliseconds
 _WINDOWS_RETRY_S = 0.01
 _WINDOWS_SHARING_ERRORS = (5, 32)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION
 
 # O_NONBLOCK: opening a FIFO that someone put in the file's place must not hang. Without effect on regular files.
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _CREATE_FLAGS = (
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
 )
 _HAS_DIRECTORY_SYNC = sys.platform != "win32"
 
@@ -60,6 +65,7 @@ class Identity:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
+        """The identity that `status` shows."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def is_settled(self, now_ns: int) -> bool:
@@ -94,6 +100,11 @@ class FileVersion:
     group: int
 
 
+def _require_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
+
+
 class OpenFile:
     """The store file, open for reading; keeps that version's inode alive until closed."""
 
@@ -112,13 +123,13 @@ class OpenFile:
         self._descriptor: int | None = os.open(path, _READ_FLAGS)
         try:
             self.status = os.fstat(self._descriptor)
-            if not stat.S_ISREG(self.status.st_mode):
-                raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
+            _require_regular(path, self.status)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
+        """Close; doing it twice is fine."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -131,6 +142,7 @@ class OpenFile:
 
     @property
     def descriptor(self) -> int:
+        """The open descriptor."""
         if self._descriptor is None:
             raise ValueError(f"{self.path}: used after close")
         return self._descriptor
@@ -177,7 +189,7 @@ class OpenFile:
                 self._opened_ns = time.time_ns()
             identity = after
         raise StoreError(
-            f"{self.path}: changed during each of {MAX_UNSTABLE_READS} reads. Stop the program that rewrites it in place."
+            f"{self.path}: changed during each of {MAX_UNSTABLE_READS} reads. Stop the program that rewrites it."
         )
 
     def _read_once(self, size_bytes: int) -> bytes:
@@ -286,7 +298,9 @@ def sweep_temporary_files(path: str) -> int:
     prefix = temporary_prefix(path)
     swept = 0
     with os.scandir(os.path.dirname(path)) as entries:
-        stray = [entry.path for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(_TEMPORARY_SUFFIX)]
+        stray = [
+            entry.path for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(_TEMPORARY_SUFFIX)
+        ]
     for name in stray:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -401,15 +415,14 @@ def _write_all(descriptor: int, raw: bytes) -> None:
 
 
 def _replace(temporary: str, path: str) -> None:
-    if sys.platform != "win32":
-        os.replace(temporary, path)
-        return
-    for attempt in range(_WINDOWS_RETRIES):
+    for attempt in range(_RENAME_ATTEMPTS):
         try:
             os.replace(temporary, path)
             return
-        except PermissionError as error:
-            if error.winerror not in _WINDOWS_SHARING_ERRORS or attempt == _WINDOWS_RETRIES - 1:
+        except PermissionError as error:  # noqa: PERF203 - one attempt, but for Windows
+            # Only Windows sets `winerror`.
+            shared = getattr(error, "winerror", None) in _WINDOWS_SHARING_ERRORS
+            if not shared or attempt == _RENAME_ATTEMPTS - 1:
                 raise
             time.sleep(_WINDOWS_RETRY_S)
 
@@ -445,7 +458,7 @@ def _link_under_free_name(temporary: str, wanted: str) -> str:
         try:
             os.link(temporary, name)
             return name
-        except FileExistsError:
+        except FileExistsError:  # noqa: PERF203 - almost always one attempt
             continue
     raise FileExistsError(errno.EEXIST, f"{_MAX_SAME_NAMES} files of this name exist; remove some", wanted)
 

@@ -176,7 +176,18 @@ class WriteLock:
     that an exception may interrupt.
     """
 
-    __slots__ = ("_descriptor", "_entered", "_filelock", "_lock_path", "_owner", "_path", "_path_lock", "_pid", "_started_ns", "_timeout_s")
+    __slots__ = (
+        "_descriptor",
+        "_entered",
+        "_filelock",
+        "_lock_path",
+        "_owner",
+        "_path",
+        "_path_lock",
+        "_pid",
+        "_started_ns",
+        "_timeout_s",
+    )
 
     def __init__(self, path: str, path_lock: PathLock, *, timeout_s: float) -> None:
         """Prepare; takes nothing yet.
@@ -328,7 +339,9 @@ class WriteLock:
                 return
             # Someone unlinked the lock file while this process waited: the lock is on a file that no one else sees.
             self._unlock()
-        raise StoreError(f"{self._lock_path}: replaced {MAX_REOPENS} times while waiting for it. Leave the file in place.")
+        raise StoreError(
+            f"{self._lock_path}: replaced {MAX_REOPENS} times while waiting for it. Leave the file in place."
+        )
 
     def _let_waiters_run(self) -> None:
         released_ns = self._path_lock.released_ns

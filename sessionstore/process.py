@@ -15,7 +15,7 @@ from sessionstore.cache import Cache
 
 MAX_IDLE_LOCKS = 128
 MAX_REMEMBERED_WARNINGS = 4096
-"""Paths remembered as warned about. A process with more large stores than that is told no more, rather than told again."""
+"""Paths remembered as warned about. A process with more large stores is told no more, rather than told again."""
 
 
 class Process:
@@ -71,12 +71,12 @@ def reset() -> None:
 
     For programs that end one life and begin another, and for tests. Locks that are held stay held by their holders.
     """
-    global PROCESS
+    global PROCESS  # noqa: PLW0603 - the one object that is meant to be replaced
     PROCESS = Process()
 
 
 def _after_fork_in_child() -> None:
-    global PROCESS
+    global PROCESS  # noqa: PLW0603
     inherited = PROCESS
     PROCESS = Process()
     inherited.close_after_fork()

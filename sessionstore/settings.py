@@ -21,7 +21,8 @@ MAX_SAFE_INTEGER = 2**53 - 1
 """Largest integer that every program sharing the environment, JavaScript included, represents exactly."""
 
 JS_WHITE_SPACE = (
-    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
 """What `String.prototype.trim` removes (ECMAScript, WhiteSpace and LineTerminator). The file and the variables are
 shared with a JavaScript program; `str.strip` would also remove U+001C to U+001F and U+0085."""
@@ -66,7 +67,11 @@ class Settings:
                     raise ValueError(f"maintenance_mode is {value!r}. Give one of {', '.join(map(repr, _MODES))}.")
             elif field.name == "lock_timeout_s":
                 # An upper bound as well: threading refuses waits beyond about 292 years with an OverflowError.
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_LOCK_TIMEOUT_S:
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, int | float)
+                    or not 0 <= value <= MAX_LOCK_TIMEOUT_S
+                ):
                     raise ValueError(
                         f"lock_timeout_s is {value!r}. Give seconds between 0 and {MAX_LOCK_TIMEOUT_S}, such as 10.0."
                     )

@@ -30,6 +30,7 @@ from sessionstore.encoding import (
     encode_entry,
     encode_key,
     nesting_depth,
+    scan_any_value,
     scan_value,
 )
 from sessionstore.errors import CorruptStoreError
@@ -72,6 +73,7 @@ class KeyTable:
 
     @classmethod
     def of(cls, keys: tuple[str, ...]) -> KeyTable:
+        """The table of these keys."""
         ordinals: dict[str, tuple[int, ...]] = {}
         for ordinal, key in enumerate(keys):
             normal = normalise_key(key)
@@ -260,7 +262,7 @@ class _Parser:
                 return key_start == stop and text[end:key_start] == ",\n  "
             start = member.end()
             value, value_end = self.entry(start)
-            self.add(end, key_start, key_end, start, value_end, value)
+            self.add(end, (key_start, key_end), (start, value_end), value)
             end = value_end
             after = _NEXT.match(text, end)
             if after is None:
@@ -273,11 +275,15 @@ class _Parser:
                 self.end_of_file(position)
                 return True
 
-    def add(self, end: int, key_start: int, key_end: int, start: int, value_end: int, value: dict[str, Any]) -> None:
+    def add(self, end: int, key: tuple[int, int], span: tuple[int, int], value: dict[str, Any]) -> None:
+        (key_start, key_end), (start, value_end) = key, span
         lead, gap = key_start - end, start - key_end
-        if lead != _LEAD_BYTES or gap != len(_GAP) or self.text[key_end:start] != ": ":
-            self.canonical = False
-        elif self.text[end:key_start] != (",\n  " if self.keys or end else "{\n  "):
+        if (
+            lead != _LEAD_BYTES
+            or gap != len(_GAP)
+            or self.text[key_end:start] != ": "
+            or self.text[end:key_start] != (",\n  " if self.keys or end else "{\n  ")
+        ):
             self.canonical = False
         spelled = self.text[key_start + 1 : key_end - 1]
         self.keys.append(spelled if spelled.isascii() and "\\" not in spelled else self.key(key_start, key_end))
@@ -314,13 +320,13 @@ class _Parser:
             raise self.corrupt(start, f"an entry is nested deeper than {MAX_DEPTH} levels")
         if text.find("\\u", start, end) >= 0 and not text[start:end].isascii():
             # Spelled partly in escapes and partly in UTF-8: only the decoded keys tell which are the same.
-            value, end = self.decoded_entry(start, end), end
+            value = self.decoded_entry(start, end)
         return value, end
 
     def entry_as_utf8(self, start: int, error: InvalidJSONError) -> tuple[dict[str, Any], int]:
         """Decide by the decoded text: two keys that look alike in latin-1 may differ."""
         try:
-            _, end = _any_value(self.text, start)
+            _, end = scan_any_value(self.text, start)
         except (ValueError, StopIteration):
             raise self.corrupt(start, f"in the entry that begins here: {error.reason}") from None
         return self.decoded_entry(start, end), end
@@ -358,7 +364,9 @@ class _Parser:
         raw = self.raw
         while start < end:
             piece_end = min(start + _UTF8_CHUNK_BYTES, end)
-            while start < piece_end < end and raw[piece_end] & 0xC0 == 0x80 and piece_end > start + _UTF8_CHUNK_BYTES - 4:
+            while (
+                start < piece_end < end and raw[piece_end] & 0xC0 == 0x80 and piece_end > start + _UTF8_CHUNK_BYTES - 4
+            ):
                 piece_end -= 1
             try:
                 raw[start:piece_end].decode("utf-8")
@@ -373,9 +381,6 @@ class _Parser:
             if key in seen:
                 raise self.corrupt(starts[ordinal], f"duplicate session key {key!r}")
             seen.add(key)
-
-
-_any_value = json.JSONDecoder().scan_once
 
 
 def _time_of(entry: dict[str, Any]) -> float:
@@ -527,7 +532,9 @@ class Change:
     updated_at: float
 
     @classmethod
-    def of(cls, key: str, entry: dict[str, Any], value: bytes | None = None, *, key_bytes: bytes | None = None) -> Change:
+    def of(
+        cls, key: str, entry: dict[str, Any], value: bytes | None = None, *, key_bytes: bytes | None = None
+    ) -> Change:
         """The change that writes `entry`."""
         return cls(
             key,
@@ -542,7 +549,9 @@ def compose(old: Snapshot, parts: Sequence[range | Change]) -> Snapshot:
     return _Composer(old, parts).composed()
 
 
-def parts_of(old: Snapshot, changes: Mapping[int, Change | None], appended: Sequence[Change] = ()) -> list[range | Change]:
+def parts_of(
+    old: Snapshot, changes: Mapping[int, Change | None], appended: Sequence[Change] = ()
+) -> list[range | Change]:
     """`old` with some places changed or (None) removed, and others appended, as parts for `compose`."""
     parts: list[range | Change] = []
     done = 0

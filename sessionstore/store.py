@@ -125,7 +125,7 @@ class SessionStore:
         """
         if settings is not None and not isinstance(settings, Settings):
             raise TypeError(f"settings is {type(settings).__name__}. Give a Settings(...) or None.")
-        text = os.fspath(path)
+        text: object = os.fspath(path)
         if not isinstance(text, str) or not text:
             raise ValueError(f"path is {path!r}. Give the path of the store file as a non-empty string or a Path.")
         self._path = os.path.abspath(text)
@@ -150,7 +150,7 @@ class SessionStore:
             CorruptStoreError: the file is not a JSON object of objects.
             OSError: it cannot be read. Only "no such file" means empty.
         """
-        operation = self._begin()
+        operation = self.begin_operation()
         if skip_cache:
             return operation.load_uncached()
         snapshot, hit = operation.load()
@@ -167,7 +167,7 @@ class SessionStore:
         """
         if not isinstance(key, str):
             raise TypeError(f"session key {key!r} is {type(key).__name__}. Give a string.")
-        operation = self._begin()
+        operation = self.begin_operation()
         sliced = operation.read_slice(key)
         if sliced is not None:
             self._count("object_hits")
@@ -260,7 +260,8 @@ class SessionStore:
         with process.PROCESS.mutex:
             self._counts[counter] += 1
 
-    def _begin(self) -> Operation:
+    def begin_operation(self) -> Operation:
+        """Resolve the path and read the settings, once for all that one operation does."""
         if self._closed:
             raise StoreError(f"{self._path}: this SessionStore is closed. Open another one.")
         return Operation(resolve(self._path), self._current_settings(), self._count)
@@ -296,10 +297,12 @@ class Operation:
             self.record = self.process.cache.get(self.path, settings=self.settings)
 
     def keep(self, record: Record) -> None:
+        """Put a record into the cache."""
         with self.process.mutex:
             self.process.cache.put(self.path, record, self.settings)
 
     def drop(self) -> None:
+        """Keep nothing of this file."""
         self.record = None
         with self.process.mutex:
             self.process.cache.drop(self.path)
@@ -311,7 +314,7 @@ class Operation:
             return
         if self.process.first_time(self.process.warned_paths, self.path):
             _log.warning(
-                "session object cache disabled for large store: %s: %d bytes, limit %d. Every operation reads the file. "
+                "session object cache disabled for large store: %s: %d bytes, limit %d. Every load reads the file. "
                 "Raise %s to keep it in memory.",
                 self.path,
                 size_bytes,
@@ -338,11 +341,13 @@ class Operation:
             return True
 
     def empty(self) -> Snapshot:
+        """The snapshot of a file that does not exist."""
         return Snapshot(self.path, None, EMPTY_INDEX)
 
     # Reading without the lock
 
     def load_uncached(self) -> Snapshot:
+        """The newest content, past the caches; a file that is too large for them is dropped from them."""
         self.look_up()
         try:
             with OpenFile(self.path) as file:
@@ -360,9 +365,9 @@ class Operation:
         """The newest content, and whether the cache spared the parsing."""
         self.look_up()
         record = self.record
-        if record is not None and record.raw is not None and record.is_trusted(_now()):
-            if stat_identity(self.path) == record.identity:
-                return Snapshot(self.path, record.raw, record.index), True
+        whole = record is not None and record.raw is not None and record.is_trusted(_now())
+        if record is not None and whole and stat_identity(self.path) == record.identity:
+            return Snapshot(self.path, record.raw, record.index), True
         try:
             with OpenFile(self.path) as file:
                 version = file.read()
@@ -374,8 +379,10 @@ class Operation:
         return self.recognise(version, None)
 
     def recognise(self, version: FileVersion, base: Snapshot | None) -> tuple[Snapshot, bool]:
-        """The snapshot of a version that was just read, parsed only as far as nothing is known of it; and whether the
-        cache spared the parsing."""
+        """The snapshot of a version just read, and whether the cache spared parsing it.
+
+        Parsed only as far as nothing is known of it from the cache or from `base`.
+        """
         record = self.record
         if record is not None and self.is_same_version(record, version):
             self.keep(with_identity(record, version, _now()))
@@ -389,11 +396,13 @@ class Operation:
         return self.remember(version, snapshot), False
 
     def is_same_version(self, record: Record, version: FileVersion) -> bool:
+        """Whether a record is about the bytes that were just read."""
         if record.raw is None and record.is_trusted(_now()) and record.identity == version.identity:
             return True
         return record.holds(version.raw)
 
     def parse(self, raw: bytes, base: Snapshot | None) -> Index:
+        """Find the entries, starting from whatever earlier version is at hand."""
         self.count("parses")
         if base is not None and base.raw is not None:
             return parse_changed(self.path, raw, old_raw=base.raw, old=base.index)
@@ -446,7 +455,7 @@ class Edit:
         self._store = store
         self._base = base
         self._active = None if active_session is None else normalise_key(active_session)
-        self._operation = store._begin()
+        self._operation = store.begin_operation()
         self._lock: WriteLock | None = None
         self._file: OpenFile | None = None
         self._version: FileVersion | None = None
@@ -465,7 +474,9 @@ class Edit:
             self.release_twice()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self.publish()
@@ -601,7 +612,7 @@ class Edit:
         for _ in range(MAX_IDENTITY_RETRIES):
             try:
                 return publish(path, raw, replaced=replaced, expected=version.identity, check_expected=check)
-            except IdentityChangedError:
+            except IdentityChangedError:  # noqa: PERF203 - almost always one attempt
                 same = self._same_bytes(version.raw)
                 if same is None:
                     break
