@@ -11,7 +11,7 @@ Not a promise of freshness: whoever takes a record from here compares its identi
 from __future__ import annotations
 
 import collections
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sessionstore.digest import ContentDigest
 from sessionstore.files import FileVersion, Identity
@@ -192,8 +192,3 @@ def record_of(
         version.raw if whole else None,
         None if whole else digest,
     )
-
-
-def with_identity(record: Record, version: FileVersion, stored: Moment) -> Record:
-    """`record`, whose bytes were just read again under the identity of `version`."""
-    return replace(record, identity=version.identity, settled=version.settled, stored=stored)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from sessionstore import maintenance, process
-from sessionstore.cache import Moment, Record, is_oversized, record_of, with_identity
+from sessionstore.cache import Moment, Record, is_oversized, record_of
 from sessionstore.draft import Draft, is_same
 from sessionstore.encoding import decode_entry, encode_entry, private_copy
 from sessionstore.errors import ConflictError, StoreError, UnstorableValueError
@@ -296,11 +296,6 @@ class Operation:
             self.process.cache.begin(_now(), self.settings)
             self.record = self.process.cache.get(self.path, settings=self.settings)
 
-    def keep(self, record: Record) -> None:
-        """Put a record into the cache."""
-        with self.process.mutex:
-            self.process.cache.put(self.path, record, self.settings)
-
     def drop(self) -> None:
         """Keep nothing of this file."""
         self.record = None
@@ -356,7 +351,7 @@ class Operation:
             self.drop()
             return self.empty()
         self.count("file_reads")
-        if is_oversized(len(version.raw), self.settings):
+        if self.record is not None and self.record.raw is not None and is_oversized(len(version.raw), self.settings):
             self.drop()
         self.count("parses")
         return Snapshot(self.path, version.raw, parse(self.path, version.raw))
@@ -376,28 +371,26 @@ class Operation:
             return self.empty(), False
         self.count("file_reads")
         self.learn_size(len(version.raw))
-        return self.recognise(version, None)
+        snapshot, hit = self.recognise(version, None, by_bytes=False)
+        return self.remember(version, snapshot), hit
 
-    def recognise(self, version: FileVersion, base: Snapshot | None) -> tuple[Snapshot, bool]:
-        """The snapshot of a version just read, and whether the cache spared parsing it.
+    def recognise(self, version: FileVersion, base: Snapshot | None, *, by_bytes: bool) -> tuple[Snapshot, bool]:
+        """The snapshot of a version just read, and whether the cache spared parsing it. Keeps nothing yet.
 
         Parsed only as far as nothing is known of it from the cache or from `base`.
         """
         record = self.record
-        if record is not None and self.is_same_version(record, version):
-            self.keep(with_identity(record, version, _now()))
+        if record is not None and self.is_same_version(record, version, by_bytes=by_bytes):
             return Snapshot(self.path, version.raw, record.index, record.digest), True
         try:
-            index = self.parse(version.raw, base)
+            return Snapshot(self.path, version.raw, self.parse(version.raw, base)), False
         except BaseException:
             self.drop()
             raise
-        snapshot = Snapshot(self.path, version.raw, index)
-        return self.remember(version, snapshot), False
 
-    def is_same_version(self, record: Record, version: FileVersion) -> bool:
+    def is_same_version(self, record: Record, version: FileVersion, *, by_bytes: bool) -> bool:
         """Whether a record is about the bytes that were just read."""
-        if record.raw is None and record.is_trusted(_now()) and record.identity == version.identity:
+        if not by_bytes and record.raw is None and record.is_trusted(_now()) and record.identity == version.identity:
             return True
         return record.holds(version.raw)
 
@@ -411,9 +404,10 @@ class Operation:
         return parse(self.path, raw)
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
-        """Keep what may be kept of this version; returns the snapshot with all that was computed about it."""
+        """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
         record = record_of(version, snapshot.index, snapshot.digest, stored=_now(), settings=self.settings)
-        self.keep(record)
+        with self.process.mutex:
+            self.process.cache.put(self.path, record, self.settings)
         return Snapshot(self.path, snapshot.raw, snapshot.index, record.digest or snapshot.digest)
 
     def read_slice(self, key: str) -> _Sliced | None:
@@ -519,11 +513,11 @@ class Edit:
                 self.reused = True
                 operation.count("file_reads")
                 operation.learn_size(len(base.raw))
-                return operation.remember(self._version, base)
+                return base
         self._version = version = file.read()
         operation.count("file_reads")
         operation.learn_size(len(version.raw))
-        return operation.recognise(version, base)[0]
+        return operation.recognise(version, base, by_bytes=True)[0]
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""
@@ -543,24 +537,23 @@ class Edit:
                 "Nothing was written. Begin another edit here."
             )
         try:
-            new = self._composed(draft, current)
-            if new is None:
+            new = self._maintained(self._composed(draft, current))
+            if new.raw == current.raw:
                 operation.count("noop_writes")
-                draft.close(current)
-                return
-            new = self._maintained(new)
-            draft.close(self._write(new))
+                draft.close(current if self._version is None else operation.remember(self._version, current))
+            else:
+                draft.close(self._write(new))
         except BaseException:
             draft.close(None)
             raise
 
-    def _composed(self, draft: Draft, current: Snapshot) -> Snapshot | None:
+    def _composed(self, draft: Draft, current: Snapshot) -> Snapshot:
         parts = draft.parts() if self._replacement is None else _replacing_parts(current, self._replacement)
-        return None if parts is None else compose(current, parts)
+        return current if parts is None else compose(current, parts)
 
     def _maintained(self, new: Snapshot) -> Snapshot:
-        """`new` without what maintenance removes, after the backup that it makes; or a warning of both."""
-        settings, operation, version = self._operation.settings, self._operation, self._version
+        """`new` without what maintenance removes; or a warning of that, and of the backup that is due."""
+        settings, operation = self._operation.settings, self._operation
         enforce = settings.maintenance_mode == "enforce"
         if settings.maintenance_mode == "off" or not (enforce or operation.is_due(operation.process.warned_ns)):
             return new
@@ -568,18 +561,20 @@ class Edit:
         pruned, capped = maintenance.sessions_to_remove(
             _session_times(new), now_ms=now_ms, settings=settings, active_session=self._active
         )
-        rotated = version if version is not None and len(version.raw) > settings.rotate_bytes else None
         if not enforce:
+            rotated = self._version_to_back_up()
             rotated_bytes = None if rotated is None else len(rotated.raw)
             maintenance.warn_of(
                 operation.path, pruned=len(pruned), capped=len(capped), rotated_bytes=rotated_bytes, settings=settings
             )
             return new
-        if rotated is not None:
-            maintenance.back_up(operation.path, rotated.raw, now_ms=now_ms, mode=rotated.mode)
         ordinals = new.index.table.ordinals
         removed: dict[int, Change | None] = {n: None for key in (*pruned, *capped) for n in ordinals[key]}
         return compose(new, parts_of(new, removed)) if removed else new
+
+    def _version_to_back_up(self) -> FileVersion | None:
+        version = self._version
+        return version if version is not None and len(version.raw) > self._operation.settings.rotate_bytes else None
 
     def _write(self, new: Snapshot) -> Snapshot:
         operation, raw = self._operation, new.raw
@@ -588,6 +583,10 @@ class Edit:
         try:
             if operation.is_due(operation.process.swept_ns):
                 sweep_temporary_files(operation.path)
+            rotated = self._version_to_back_up()
+            if rotated is not None and operation.settings.maintenance_mode == "enforce":
+                now_ms = time.time_ns() // 1_000_000
+                maintenance.back_up(operation.path, rotated.raw, now_ms=now_ms, mode=rotated.mode)
             identity = self._publish_over_expected(raw)
         except BaseException:
             # Whatever the disk holds now, nothing in memory may be ahead of it or vouch for it.

@@ -1,0 +1,239 @@
+"""Parsing, parsing only what changed, composing and digests agree with each other.
+
+Goal: whatever way an index or a digest came about, it is the one that a look at the whole bytes gives. Method: random
+stores in random layouts, random edits of their bytes, against a parse from scratch and the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, event, example, given
+from hypothesis import strategies as st
+
+from sessionstore import CorruptStoreError, Snapshot
+from sessionstore.digest import MIN_SEGMENT_BYTES, ContentDigest
+from sessionstore.encoding import encode_entry, encode_key
+from sessionstore.snapshot import Change, Index, compose, normalise_key, parse, parse_changed, parts_of
+
+keys = st.one_of(
+    st.sampled_from(["a", "b", "agent:main:main", " A", "B ", "ä", 'quo"te', "back\\slash", "{", "}", "é,", "\ud800"]),
+    st.text(max_size=6),
+)
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=8),
+        st.sampled_from(["}", "{", '"', "\\", "},\n  ", "👍", "\udfff"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=6,
+)
+entries = st.builds(
+    lambda fields, time: fields if time is None else {**fields, "updatedAt": time},
+    st.dictionaries(st.text(max_size=4), values, max_size=3),
+    st.one_of(st.none(), st.integers(0, 2**53), st.just("soon"), st.just(10**400)),
+)
+stores = st.dictionaries(keys, entries, max_size=6)
+
+
+def canonical(sessions: dict[str, Any]) -> bytes:
+    """The bytes that the store would write."""
+    if not sessions:
+        return b"{}"
+    members = [b"\n  " + encode_key(key) + b": " + encode_entry(entry) for key, entry in sessions.items()]
+    return b"{" + b",".join(members) + b"\n}"
+
+
+def foreign(sessions: dict[str, Any], indent: int | None, ensure_ascii: bool, around: str) -> bytes:
+    """The bytes that another program would write."""
+    text = around + json.dumps(sessions, indent=indent, ensure_ascii=ensure_ascii) + around
+    return text.encode("utf-8", "backslashreplace")
+
+
+layouts = st.one_of(
+    st.just(canonical),
+    st.builds(
+        lambda *how: lambda sessions: foreign(sessions, *how),
+        st.sampled_from([None, 0, 2, 4]),
+        st.booleans(),
+        st.sampled_from(["", "\n", "\r\n \t"]),
+    ),
+)
+
+
+def described(raw: bytes, index: Index) -> list[tuple[object, ...]]:
+    """An index in terms that do not depend on how it is kept."""
+    return [
+        (
+            key,
+            raw[index.key_start(n) : index.key_start(n) + index.key_lengths[n]],
+            raw[slice(*index.span(n))],
+            "none" if math.isnan(index.updated_at[n]) else index.updated_at[n],
+        )
+        for n, key in enumerate(index.table.keys)
+    ]
+
+
+@pytest.mark.promise("WRITE9", "WRITE7")
+@given(stores, layouts)
+def test_every_layout_is_read_as_the_standard_library_reads_it(sessions: dict[str, Any], layout: Any) -> None:
+    """Any valid layout is read, and each entry's bytes are found exactly."""
+    raw = layout(sessions)
+    index = parse("s", raw)
+    expected = json.loads(raw)
+    assert list(index.table.keys) == list(expected)
+    for ordinal, (key, entry) in enumerate(expected.items()):
+        start, end = index.span(ordinal)
+        assert json.loads(raw[start:end]) == entry
+        key_start = index.key_start(ordinal)
+        assert json.loads(raw[key_start : key_start + index.key_lengths[ordinal]]) == key
+    assert (index.frame is None) == (raw == canonical_frame(raw, index))
+
+
+def canonical_frame(raw: bytes, index: Index) -> bytes:
+    """The file with the same keys and entries, but the store's own frame around them."""
+    members = [
+        b"\n  " + key_bytes + b": " + value
+        for _, key_bytes, value, _ in described(raw, index)  # type: ignore[operator]
+    ]
+    return b"{" + b",".join(members) + b"\n}" if members else b"{}"
+
+
+@pytest.mark.promise("SNAP5", "WRITE1")
+@given(stores, stores, st.data())
+@example({"a": {}, "b": {}}, {"a": {}, "c": {}, "b": {}}, None)
+@example({"a": {"x": 1}}, {"a": {"x": 12}}, None)
+@example({"a": {"x": "}"}}, {}, None)
+def test_parsing_only_what_changed_finds_what_parsing_all_finds(
+    before: dict[str, Any], after: dict[str, Any], data: Any
+) -> None:
+    """The index of a file of which only a part was read again is the index of the whole file."""
+    if data is not None and data.draw(st.booleans(), label="related"):
+        chosen = {key: data.draw(st.sampled_from([entry, {}, {"x": 1}])) for key, entry in before.items()}
+        after = {**chosen, **after} if data.draw(st.booleans()) else {**after, **chosen}
+    old_raw, new_raw = canonical(before), canonical(after)
+    old = parse("s", old_raw)
+    changed = parse_changed("s", new_raw, old_raw=old_raw, old=old)
+    assert described(new_raw, changed) == described(new_raw, parse("s", new_raw))
+    assert changed.table == parse("s", new_raw).table
+
+
+@pytest.mark.promise("SNAP5", "READ2")
+@given(stores.filter(bool), st.data())
+def test_parsing_only_what_changed_refuses_what_parsing_all_refuses(before: dict[str, Any], data: Any) -> None:
+    """Damage anywhere in a file is found, also if only the changed part is read."""
+    old_raw = canonical(before)
+    start = data.draw(st.integers(0, len(old_raw)), label="start")
+    end = data.draw(st.integers(start, min(len(old_raw), start + 8)), label="end")
+    piece = data.draw(
+        st.sampled_from(
+            [b"", b"\0", b'"', b"}", b"{", b",", b"\xff", b'"a": {},', b'"a": {"b": 1, "b": 2}', b"1e999", b"\n"]
+        )
+    )
+    raw = old_raw[:start] + piece + old_raw[end:]
+    try:
+        expected: Index | None = parse("s", raw)
+    except CorruptStoreError:
+        expected = None
+    event("refused" if expected is None else "accepted")
+    if expected is None:
+        with pytest.raises(CorruptStoreError):
+            parse_changed("s", raw, old_raw=old_raw, old=parse("s", old_raw))
+    else:
+        changed = parse_changed("s", raw, old_raw=old_raw, old=parse("s", old_raw))
+        assert described(raw, changed) == described(raw, expected)
+
+
+@pytest.mark.promise("WRITE7")
+@given(stores, layouts, st.data())
+def test_composing_keeps_untouched_bytes_and_knows_where_everything_is(
+    sessions: dict[str, Any], layout: Any, data: Any
+) -> None:
+    """Places that are not named keep their bytes; the new index and digest are those of the new bytes."""
+    raw = layout(sessions)
+    old = Snapshot("s", raw, parse("s", raw), ContentDigest.of(raw))
+    count = len(old.index)
+    changes = data.draw(
+        st.dictionaries(st.integers(0, max(0, count - 1)), st.one_of(st.none(), entries), max_size=3)
+        if count
+        else st.just({})
+    )
+    fresh = data.draw(st.dictionaries(keys.filter(lambda key: key not in sessions), entries, max_size=2))
+    named: dict[int, Change | None] = {
+        n: None if entry is None else Change.of(old.index.table.keys[n], entry) for n, entry in changes.items()
+    }
+    new = compose(old, parts_of(old, named, [Change.of(key, entry) for key, entry in fresh.items()]))
+    assert new.raw is not None
+    assert described(new.raw, new.index) == described(new.raw, parse("s", new.raw))
+    assert new.index.frame is None
+    assert new.digest is None or new.digest.matches(new.raw)
+    for ordinal, key in enumerate(old.index.table.keys):
+        if ordinal not in changes:
+            assert new.entry_bytes(new.index.table.keys.index(key)) == old.entry_bytes(ordinal)
+
+
+@pytest.mark.promise("SNAP2")
+@given(st.binary(max_size=300), st.integers(0, 300), st.integers(0, 300), st.binary(max_size=50), st.integers(1, 2000))
+def test_a_spliced_digest_is_one_of_the_new_content_and_of_no_other(
+    head: bytes, start: int, removed: int, inserted: bytes, kilobytes: int
+) -> None:
+    """A digest brought up to date matches the new bytes, and no longer the old ones."""
+    old = head + b"x" * (kilobytes * 200) + head
+    start = min(start * kilobytes, len(old))
+    removed = min(removed, len(old) - start)
+    new = old[:start] + inserted + old[start + removed :]
+    assume(new != old)
+    digest = ContentDigest.of(old).spliced(new, start=start, removed=removed, inserted=len(inserted))
+    assert digest.matches(new)
+    assert not digest.matches(old)
+    flipped = bytearray(new)
+    if flipped:
+        flipped[len(flipped) // 2] ^= 1
+        assert not digest.matches(bytes(flipped))
+
+
+@pytest.mark.promise("CACHE3")
+def test_a_digest_stays_small_however_often_a_file_grows() -> None:
+    """Appending a thousand times does not leave a thousand segments."""
+    raw, digest = b"", ContentDigest.of(b"")
+    for number in range(1500):
+        grown = raw + b"%d," % number
+        digest = digest.spliced(grown, start=len(raw), removed=0, inserted=len(grown) - len(raw))
+        raw = grown
+    assert digest.matches(raw)
+    assert len(digest.segments) <= 512
+    assert len(ContentDigest.of(b"x" * MIN_SEGMENT_BYTES * 1000).segments) <= 256
+
+
+@pytest.mark.promise("KEY1")
+def test_of_several_spellings_the_newest_counts_and_the_normal_one_wins_a_tie() -> None:
+    """The newest `updatedAt` wins; on a tie the normalised spelling; a boolean is no time."""
+    raw = json.dumps(
+        {
+            "A": {"updatedAt": 2, "n": 0},
+            "a": {"updatedAt": 1, "n": 1},
+            " b": {"updatedAt": 5, "n": 2},
+            "b": {"updatedAt": 5, "n": 3},
+            "C": {"updatedAt": True, "n": 4},
+            "c ": {"updatedAt": -1, "n": 5},
+            "\ufeffD": {"n": 6},
+            "\x1cd": {"n": 7},
+        }
+    ).encode()
+    snapshot = Snapshot("s", raw, parse("s", raw))
+    assert {key: snapshot[key]["n"] for key in ("a", "B", "c", "d")} == {"a": 0, "B": 3, "c": 5, "d": 6}
+    assert list(snapshot) == [
+        "A",
+        "b",
+        "c ",
+        "\ufeffD",
+        "\x1cd",
+    ]  # U+001C is white space for Python, not for JavaScript
+    assert normalise_key("\u2003X\u00a0") == "x"
