@@ -84,13 +84,21 @@ def decode_entry(text: bytes) -> dict[str, Any]:
     return value
 
 
-def nesting_depth(value: object) -> int:
+_CONTAINERS = (dict, list)  # all that the decoder makes
+
+
+def nesting_depth(value: Any) -> int:
     """Levels of objects and arrays in a decoded value; 0 for a scalar. Iterative: it judges what recursion cannot."""
     depth = 0
-    level = [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
+    level = [value] if type(value) in _CONTAINERS else []
+    while level:
         depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = [
+            child
+            for item in level
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) in _CONTAINERS
+        ]
     return depth
 
 

@@ -30,7 +30,7 @@ _COARSE_WINDOWS_NS = ((1_000_000_000, 4_000_000_000), (10_000_000, 200_000_000))
 whole hundredths perhaps from one that keeps 10 ms to 100 ms. Two of its ticks are added. Fine stamps look like that
 by chance once in ten million times, which costs a read and nothing else."""
 
-READ_CHUNK_BYTES = 256 * 1024  # small enough for the processor's cache, large enough to be few calls
+READ_CHUNK_BYTES = 1024 * 1024  # small beside the file, large enough to be few calls
 MAX_UNSTABLE_READS = 16  # attempts to read a file that a program keeps rewriting in place
 _RENAME_ATTEMPTS = 20  # on Windows a rename fails while a reader has the file open, which takes milliseconds
 _WINDOWS_RETRY_S = 0.01

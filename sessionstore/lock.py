@@ -12,7 +12,6 @@ excludes and is excluded; it also does the work where there is no `flock`.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import contextvars
@@ -157,10 +156,14 @@ _held_here: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("ses
 
 
 def _current_task() -> object | None:
-    if "asyncio" not in sys.modules:
+    # A program without asyncio has no tasks, and need not pay for importing it. The attribute may be missing while
+    # another thread is doing just that.
+    current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
+    if current_task is None:
         return None
     try:
-        return asyncio.current_task()
+        task: object | None = current_task()
+        return task
     except RuntimeError:
         return None
 
@@ -238,6 +241,8 @@ class WriteLock:
 
     async def acquire_turn(self) -> None:
         """Wait for this process's turn without blocking the event loop; `acquire_from_kernel` comes next."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 

@@ -44,7 +44,7 @@ _CLOSE = b"\n}"
 _EMPTY = b"{}"
 _LEAD_BYTES = len(_OPEN)  # of `_SEPARATOR` as well: positions need not tell the first entry from the others
 
-_UTF8_CHUNK_BYTES = 64 * 1024
+_UTF8_CHUNK_BYTES = 8 * 1024  # what it decodes to stays in the processor's cache
 _COMPARE_CHUNK_BYTES = 64 * 1024
 
 # In latin-1 text: every character is one byte of the file. Strings may hold anything but unescaped control characters.
@@ -185,6 +185,7 @@ class _Parser:
         self.path = path
         self.raw = raw
         self.text = raw.decode("latin-1")
+        self.may_mix_spellings = not raw.isascii() and "\\u" in self.text
         self.keys: list[str] = []
         self.key_lengths = array.array("I")
         self.value_lengths = array.array("I")
@@ -206,9 +207,10 @@ class _Parser:
         begin = len(_BOM) if raw.startswith(_BOM) else 0
         first = _FIRST.match(self.text, begin)
         if first is None:
-            raise self.corrupt(_SPACES.match(self.text, begin).end(), "not a JSON object")  # type: ignore[union-attr]
+            raise self.corrupt(self.skip_spaces(begin), "not a JSON object")
         if self.text.startswith("}", first.end()):
-            self.canonical = first.end() == 1
+            if first.end() != 1:
+                self.leave_canonical_frame()
             self.end_of_file(first.end() + 1)
         else:
             self.members(0, None, first_key=first.end())
@@ -230,7 +232,8 @@ class _Parser:
             if after.group(1) == "}":
                 if stop is not None:
                     return None
-                self.canonical = self.text.startswith(_CLOSE.decode(), position)
+                if not self.text.startswith("\n}", position):
+                    return None
                 self.end_of_file(after.end())
                 return self.index() if self.canonical else None
             first_key = after.end()
@@ -254,46 +257,51 @@ class _Parser:
         text = self.text
         position = first_key
         while True:
-            member = _CANONICAL_MEMBER.match(text, end) or _MEMBER.match(text, position)
+            member = _CANONICAL_MEMBER.match(text, end)
             if member is None:
-                raise self.corrupt_member(position)
+                member = _MEMBER.match(text, position)
+                if member is None:
+                    raise self.corrupt_member(position)
+                self.leave_canonical_frame()
             key_start, key_end = member.span(1)
             if stop is not None and key_start >= stop:
-                return key_start == stop and text[end:key_start] == ",\n  "
+                return key_start == stop and self.canonical
             start = member.end()
-            value, value_end = self.entry(start)
-            self.add(end, (key_start, key_end), (start, value_end), value)
-            end = value_end
+            if not self.canonical:
+                self.leads.append(key_start - end)
+                self.gaps.append(start - key_end)
+            self.keys.append(self.key(key_start, key_end))
+            self.key_lengths.append(key_end - key_start)
+            value, end = self.entry(start)
+            self.value_lengths.append(end - start)
+            self.updated_at.append(_time_of(value))
             after = _NEXT.match(text, end)
             if after is None:
-                raise self.corrupt(_SPACES.match(text, end).end(), "expected , or } after an entry")  # type: ignore[union-attr]
+                raise self.corrupt(self.skip_spaces(end), "expected , or } after an entry")
             position = after.end()
             if after.group(1) == "}":
                 if stop is not None:
                     return False
-                self.canonical = self.canonical and position == end + len(_CLOSE) and text[end] == "\n"
+                if not text.startswith("\n}", end):
+                    self.leave_canonical_frame()
                 self.end_of_file(position)
                 return True
 
-    def add(self, end: int, key: tuple[int, int], span: tuple[int, int], value: dict[str, Any]) -> None:
-        (key_start, key_end), (start, value_end) = key, span
-        lead, gap = key_start - end, start - key_end
-        if (
-            lead != _LEAD_BYTES
-            or gap != len(_GAP)
-            or self.text[key_end:start] != ": "
-            or self.text[end:key_start] != (",\n  " if self.keys or end else "{\n  ")
-        ):
+    def leave_canonical_frame(self) -> None:
+        """From now on note what is around the keys; so far it was always the same."""
+        if self.canonical:
             self.canonical = False
-        spelled = self.text[key_start + 1 : key_end - 1]
-        self.keys.append(spelled if spelled.isascii() and "\\" not in spelled else self.key(key_start, key_end))
-        self.leads.append(lead)
-        self.key_lengths.append(key_end - key_start)
-        self.gaps.append(gap)
-        self.value_lengths.append(value_end - start)
-        self.updated_at.append(_time_of(value))
+            self.leads = array.array("I", [_LEAD_BYTES]) * len(self.key_lengths)
+            self.gaps = array.array("I", [len(_GAP)]) * len(self.key_lengths)
+
+    def skip_spaces(self, position: int) -> int:
+        spaces = _SPACES.match(self.text, position)
+        return position if spaces is None else spaces.end()
 
     def key(self, start: int, end: int) -> str:
+        spelled = self.text[start + 1 : end - 1]
+        if spelled.isascii() and "\\" not in spelled:
+            return spelled
         try:
             key: str = json.loads(self.raw[start:end].decode("utf-8"))
         except ValueError as error:
@@ -315,10 +323,9 @@ class _Parser:
             raise self.too_deep(start) from None
         except ValueError as error:
             raise self.corrupt(start, f"an entry cannot be read: {error}") from None
-        text = self.text
-        if text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and nesting_depth(value) > MAX_DEPTH:
+        if nesting_depth(value) > MAX_DEPTH:
             raise self.corrupt(start, f"an entry is nested deeper than {MAX_DEPTH} levels")
-        if text.find("\\u", start, end) >= 0 and not text[start:end].isascii():
+        if self.may_mix_spellings and "\\u" in (text := self.text[start:end]) and not text.isascii():
             # Spelled partly in escapes and partly in UTF-8: only the decoded keys tell which are the same.
             value = self.decoded_entry(start, end)
         return value, end
@@ -350,14 +357,14 @@ class _Parser:
         return RecursionError("too little of the stack is left to read the store; call it from less deep")
 
     def corrupt_member(self, position: int) -> CorruptStoreError:
-        offset = _SPACES.match(self.text, position).end()  # type: ignore[union-attr]
-        return self.corrupt(offset, "expected a session key, that is a string and a colon")
+        return self.corrupt(self.skip_spaces(position), "expected a session key, that is a string and a colon")
 
     def end_of_file(self, position: int) -> None:
-        end = _SPACES.match(self.text, position).end()  # type: ignore[union-attr]
+        end = self.skip_spaces(position)
         if end != len(self.text):
             raise self.corrupt(end, "something follows the end of the JSON object")
-        self.canonical = self.canonical and position == len(self.text)
+        if position != end:
+            self.leave_canonical_frame()
 
     def check_utf8(self, start: int, end: int) -> None:
         # In pieces: decoded at once, 8 MB with a single emoji would be 32 MB of text.
@@ -578,6 +585,8 @@ class _Composer:
         self.value_lengths = array.array("I")
         self.updated_at = array.array("d")
         self.keys: list[str] = []
+        self.starts: list[int] = []
+        self.end = 0
 
     def composed(self) -> Snapshot:
         for part in self.parts:
@@ -588,31 +597,41 @@ class _Composer:
         raw = self.joined()
         keys = tuple(self.keys)
         table = self.old.index.table if keys == self.old.index.table.keys else KeyTable.of(keys)
-        index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at)
+        index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at, self.starts)
         return Snapshot(self.old.path, raw, index, self.digest(raw))
 
     def keep(self, first: int, end: int) -> None:
         """Keep a run of places as it is: in a canonical frame also what is between them."""
         index = self.old.index
         if index.frame is None:
-            self.chunks.append(self.view[index.key_start(first) : index.span(end - 1)[1]])
+            begin, stop = index.key_start(first), index.span(end - 1)[1]
+            self.chunks.append(self.view[begin:stop])
+            moved = self.end + _LEAD_BYTES - begin
+            starts = index.value_starts()[first:end]
+            self.starts += [start + moved for start in starts] if moved else starts
+            self.end = stop + moved
         else:
             for ordinal in range(first, end):
                 key_start = index.key_start(ordinal)
                 start, stop = index.span(ordinal)
                 key = self.view[key_start : key_start + index.key_lengths[ordinal]]
-                self.chunks.append(b"".join((key, _GAP, self.view[start:stop])))
+                self.add(b"".join((key, _GAP, self.view[start:stop])), value_bytes=stop - start)
         self.key_lengths += index.key_lengths[first:end]
         self.value_lengths += index.value_lengths[first:end]
         self.updated_at += index.updated_at[first:end]
         self.keys += index.table.keys[first:end]
 
     def write(self, change: Change) -> None:
-        self.chunks.append(b"".join((change.key_bytes, _GAP, change.value)))
+        self.add(b"".join((change.key_bytes, _GAP, change.value)), value_bytes=len(change.value))
         self.key_lengths.append(len(change.key_bytes))
         self.value_lengths.append(len(change.value))
         self.updated_at.append(change.updated_at)
         self.keys.append(change.key)
+
+    def add(self, member: bytes, *, value_bytes: int) -> None:
+        self.chunks.append(member)
+        self.end += _LEAD_BYTES + len(member)
+        self.starts.append(self.end - value_bytes)
 
     def joined(self) -> bytes:
         if not self.chunks:
