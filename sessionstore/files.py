@@ -16,10 +16,10 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sessionstore.errors import StoreError, UnknownOutcomeError
+from sessionstore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 RACY_WINDOW_NS = 20_000_000
 """Two ticks of a kernel whose clock for time stamps runs at 100 Hz. A younger file may change again without any
@@ -327,9 +327,7 @@ def require_writable(path: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def publish(
-    path: str, raw: bytes, *, replaced: Replaced | None, expected: Identity | None, check_expected: bool
-) -> Identity:
+def publish(path: str, raw: bytes, *, replaced: Replaced | None, unchanged: Callable[[], bool] | None) -> Identity:
     """Replace the content of `path` by `raw`, durably and at once for every reader; returns the new identity.
 
     The caller holds the write lock. A new file gets mode 0600; `replaced` gives its mode and owner on.
@@ -338,11 +336,11 @@ def publish(
         path: the resolved store file.
         raw: the new content.
         replaced: mode and owner to keep, or None for a new file.
-        expected: identity that the file had when it was read under the lock; None if there was no file.
-        check_expected: whether to look, right before the rename, if it is still the same.
+        unchanged: asked right before the rename whether the file is still what the new content was made from; None not
+            to ask.
 
     Raises:
-        IdentityChangedError: the file is no longer the expected one; nothing was written.
+        ConflictError: it is not; nothing was written.
         UnknownOutcomeError: the new content is in place but the directory could not be synced.
         OSError: anything else; the file is as it was and no temporary file is left.
     """
@@ -356,8 +354,8 @@ def publish(
             _write_all(descriptor, raw)
             # Not retried: after a failed fsync the kernel drops the dirty state, and a second one would lie.
             os.fsync(descriptor)
-            if check_expected and stat_identity(path) != expected:
-                raise IdentityChangedError
+            if unchanged is not None and not unchanged():
+                raise ConflictError(path)
             _replace(temporary, path)
             renamed = True
             # From the descriptor: by name it could already be a later version. The rename changed its ctime.
@@ -374,10 +372,6 @@ def publish(
         if not renamed:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-
-
-class IdentityChangedError(Exception):
-    """The file is not the version that the caller read under the lock."""
 
 
 def _close(descriptor: int, *, quiet: bool) -> None:

@@ -80,7 +80,7 @@ class PathLock:
 
     def close_after_fork(self) -> None:
         """In a forked child: close what was inherited, without unlocking, because the lock is the parent's."""
-        descriptors = [] if self.holder is None else [self.holder.inherited_descriptor()]
+        descriptors = [] if self.holder is None else [self.holder.descriptor]
         if self.kernel_wait is not None:
             descriptors.append(self.kernel_wait.inherited_descriptor())
         for descriptor in descriptors:
@@ -104,6 +104,9 @@ class _KernelWait:
         self._error: OSError | None = None
         self._listening = True
         self._state: Literal["waiting", "granted", "over"] = "waiting"
+
+    def start(self) -> None:
+        """Begin to wait. Raises `RuntimeError` if no thread can be started."""
         threading.Thread(target=self._wait, name="sessionstore-lock", daemon=True).start()
 
     def _wait(self) -> None:
@@ -127,16 +130,18 @@ class _KernelWait:
             self._listening = self._state == "waiting"
             return self._listening
 
-    def take(self, timeout_s: float) -> int | None:
-        """The locked descriptor, or None if the time was over first; raises what flock raised."""
+    def take_into(self, lock: WriteLock, timeout_s: float) -> bool:
+        """Give the locked descriptor to `lock`; False if the time was over first. Raises what flock raised."""
         with self._condition:
             self._condition.wait_for(lambda: self._state != "waiting", timeout_s)
             if self._error is not None:
                 raise self._error
             if self._state != "granted":
-                return None
+                return False
+            # No call between these lines, so no signal handler: the descriptor always belongs to one of the two.
+            lock.descriptor = self._descriptor
             self._state = "over"
-            return self._descriptor
+            return True
 
     def abandon(self) -> bool:
         """Stop listening. True if nothing is left of the wait, False if its thread still waits."""
@@ -151,8 +156,9 @@ class _KernelWait:
         return self._descriptor if self._state == "waiting" else None
 
 
-_held_here: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("sessionstore_held", default=frozenset())
-"""Paths whose lock the current context holds: follows a task into `asyncio.to_thread`."""
+_taken_here: contextvars.ContextVar[tuple[WriteLock, ...]] = contextvars.ContextVar("sessionstore_taken", default=())
+"""Locks that were taken in this context. It follows a task into `asyncio.to_thread`, and outlives the lock in the
+contexts of tasks and threads that were started meanwhile."""
 
 
 def _current_task() -> object | None:
@@ -180,7 +186,6 @@ class WriteLock:
     """
 
     __slots__ = (
-        "_descriptor",
         "_entered",
         "_filelock",
         "_lock_path",
@@ -190,6 +195,7 @@ class WriteLock:
         "_pid",
         "_started_ns",
         "_timeout_s",
+        "descriptor",
     )
 
     def __init__(self, path: str, path_lock: PathLock, *, timeout_s: float) -> None:
@@ -208,13 +214,17 @@ class WriteLock:
         self._owner = _current_owner()
         self._path_lock = path_lock
         self._entered: _Turn | None = None
-        self._descriptor: int | None = None
+        self.descriptor: int | None = None
         self._filelock: filelock.BaseFileLock | None = None
 
     @property
     def is_of_this_process(self) -> bool:
         """False in a forked child: the lock is its parent's."""
         return os.getpid() == self._pid
+
+    def is_held_on(self, path: str) -> bool:
+        """Whether this is the lock of `path` and this process holds it."""
+        return self._entered is not None and self._path == path and self.is_of_this_process
 
     def acquire(self) -> None:
         """Wait for the lock.
@@ -266,7 +276,7 @@ class WriteLock:
         """Take the process's turn at once, or queue for it."""
         shared = self._path_lock
         # A worker thread of a task that holds the lock would wait for its own task: it has the context but no task.
-        if self._path in _held_here.get() and _current_task() is None:
+        if _current_task() is None and any(lock.is_held_on(self._path) for lock in _taken_here.get()):
             raise ReentrantUpdateError(self._path)
         with shared.mutex:
             ahead = [] if shared.owner is None else [shared.owner, *(waiting.owner for waiting in shared.turns)]
@@ -331,16 +341,16 @@ class WriteLock:
         self._let_waiters_run()
         for _ in range(MAX_REOPENS):
             try:
-                self._descriptor = self._lock_descriptor()
+                locked = self._lock_descriptor()
             except OSError as error:
                 if error.errno != errno.ENOSYS:
                     raise
+                self._unlock()
+                locked = False
+            if not locked or self.descriptor is None:
                 self._acquire_filelock()
                 return
-            if self._descriptor is None:
-                self._acquire_filelock()
-                return
-            if _is_file_at(self._descriptor, self._lock_path):
+            if _is_file_at(self.descriptor, self._lock_path):
                 return
             # Someone unlinked the lock file while this process waited: the lock is on a file that no one else sees.
             self._unlock()
@@ -353,44 +363,43 @@ class WriteLock:
         if released_ns is not None and time.monotonic_ns() - released_ns < HANDOVER_NS:
             time.sleep(HANDOVER_PAUSE_S)
 
-    def _lock_descriptor(self) -> int | None:
-        """A locked descriptor; None if this process cannot start a thread to wait with."""
+    def _lock_descriptor(self) -> bool:
+        """Set `descriptor` to a locked one; False if this process cannot start a thread to wait with."""
         shared = self._path_lock
         pending = shared.kernel_wait
         if pending is None or not pending.listen_again():
             shared.kernel_wait = None
-            descriptor = os.open(
+            self.descriptor = os.open(
                 self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _lock_file_mode(self._path)
             )
-            self._descriptor = descriptor
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if self._timeout_s == 0:
                     raise self._timeout_error() from None
+            else:
+                return True
+            pending = _KernelWait(self.descriptor)
             try:
-                pending = _KernelWait(descriptor)
+                pending.start()
             except RuntimeError:
                 # The interpreter is ending, or the process has all the threads it may have.
                 self._unlock()
-                return None
-            self._descriptor = None  # the thread's now
+                return False
+            except BaseException:
+                self.descriptor = None
+                pending.abandon()
+                raise
+            self.descriptor = None  # the waiting thread's now
             shared.kernel_wait = pending
         try:
-            taken = pending.take(self._remaining_s())
-        except BaseException:
+            if pending.take_into(self, self._remaining_s()):
+                return True
+            raise self._timeout_error()
+        finally:
+            # Given up, it may still wait for the lock: the next writer of this process then joins it.
             if pending.abandon():
                 shared.kernel_wait = None
-            raise
-        if taken is not None:
-            # Recorded before the wait is forgotten: an interrupt between the two must find the lock in one of them.
-            self._descriptor = taken
-            shared.kernel_wait = None
-            return taken
-        if pending.abandon():
-            shared.kernel_wait = None
-        raise self._timeout_error()
 
     def _acquire_filelock(self) -> None:
         import filelock
@@ -408,7 +417,7 @@ class WriteLock:
 
     def note_held(self) -> None:
         """Remember in the caller's context that the lock is held, so that a nested write is noticed."""
-        _held_here.set(_held_here.get() | {self._path})
+        _taken_here.set((*_taken_here.get(), self))
 
     def release(self) -> None:
         """Give back what is held. Does nothing in a forked child, whose parent holds it still."""
@@ -417,29 +426,25 @@ class WriteLock:
         try:
             self._unlock()
         finally:
-            _held_here.set(_held_here.get() - {self._path})
+            _taken_here.set(tuple(lock for lock in _taken_here.get() if lock is not self))
             self._leave()
 
     def _unlock(self) -> None:
         if self._filelock is not None:
             self._filelock.release()
             self._filelock = None
-        if self._descriptor is None:
+        if self.descriptor is None:
             return
         self._path_lock.released_ns = time.monotonic_ns()
         # Forgotten first, with nothing between that line and `try` where a signal handler could run: an interrupted
         # release runs again, and must not close a number that may by then be another file.
-        descriptor = self._descriptor
-        self._descriptor = None
+        descriptor = self.descriptor
+        self.descriptor = None
         try:
             # Explicitly: closing alone frees nothing while a forked child holds the same open file.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
-
-    def inherited_descriptor(self) -> int | None:
-        """In a forked child: the descriptor that it shares with its parent."""
-        return self._descriptor
 
 
 def _unlock_and_close(descriptor: int) -> None:

@@ -19,11 +19,10 @@ from sessionstore import maintenance, process
 from sessionstore.cache import Moment, Record, is_oversized, record_of
 from sessionstore.draft import Draft, is_same
 from sessionstore.encoding import decode_entry, encode_entry, private_copy
-from sessionstore.errors import ConflictError, StoreError, UnstorableValueError
+from sessionstore.errors import StoreError, UnstorableValueError
 from sessionstore.files import (
     FileVersion,
     Identity,
-    IdentityChangedError,
     OpenFile,
     Replaced,
     make_parents,
@@ -54,8 +53,9 @@ CHORE_INTERVAL_NS = 60_000_000_000
 """How often a process, writing a file, looks for temporary files of killed writers and repeats the maintenance
 warning. Its first write does both."""
 
-MAX_IDENTITY_RETRIES = 4
-"""How often a file may change its stat identity, but not its bytes, between a write's read and its rename."""
+MAX_COMPARED_TWICE_BYTES = 1024 * 1024
+"""Up to this size a file that was modified within the last tick is compared once more before it is replaced. For a
+larger one, whose comparison takes a tenth of the whole write, equal time stamps count as unchanged."""
 
 _MAX_CHORE_PATHS = 1024
 
@@ -587,7 +587,7 @@ class Edit:
             if rotated is not None and operation.settings.maintenance_mode == "enforce":
                 now_ms = time.time_ns() // 1_000_000
                 maintenance.back_up(operation.path, rotated.raw, now_ms=now_ms, mode=rotated.mode)
-            identity = self._publish_over_expected(raw)
+            identity = self._publish(raw)
         except BaseException:
             # Whatever the disk holds now, nothing in memory may be ahead of it or vouch for it.
             operation.drop()
@@ -598,33 +598,31 @@ class Edit:
         # Not settled: a program that writes in place could leave the same stamps within the same tick.
         return operation.remember(FileVersion(raw, identity, False, 0, 0, 0), new)
 
-    def _publish_over_expected(self, raw: bytes) -> Identity:
+    def _publish(self, raw: bytes) -> Identity:
         path, version = self._operation.path, self._version
+        # A save replaces whatever is there. An update is made from what was there, so it looks once more: programs that
+        # do not take the lock may have written meanwhile.
+        unchanged = self._is_unchanged if self._replacement is None else None
         if version is None:
-            try:
-                return publish(path, raw, replaced=None, expected=None, check_expected=True)
-            except IdentityChangedError:
-                raise ConflictError(path) from None
+            return publish(path, raw, replaced=None, unchanged=unchanged)
         require_writable(path)
         replaced = Replaced(version.mode, version.owner, version.group)
-        check = self._replacement is None  # a save replaces whatever is there
-        for _ in range(MAX_IDENTITY_RETRIES):
-            try:
-                return publish(path, raw, replaced=replaced, expected=version.identity, check_expected=check)
-            except IdentityChangedError:  # noqa: PERF203 - almost always one attempt
-                same = self._same_bytes(version.raw)
-                if same is None:
-                    break
-                version = same
-        raise ConflictError(path)
+        return publish(path, raw, replaced=replaced, unchanged=unchanged)
 
-    def _same_bytes(self, raw: bytes) -> FileVersion | None:
-        """The version on disk now, if only its stamps or mode have changed."""
+    def _is_unchanged(self) -> bool:
+        """Whether the file still has the bytes that were read under the lock."""
+        path, version = self._operation.path, self._version
+        identity = stat_identity(path)
+        if version is None or identity is None:
+            return version is None and identity is None
+        if identity == version.identity and (version.settled or len(version.raw) > MAX_COMPARED_TWICE_BYTES):
+            return True
+        # Other stamps, or stamps that a write within the same tick leaves as they are: the bytes decide.
         try:
-            with OpenFile(self._operation.path) as file:
-                return file.holds(raw)
+            with OpenFile(path) as file:
+                return file.holds(version.raw) is not None
         except FileNotFoundError:
-            return None
+            return False
 
     def release_twice(self) -> None:
         """Give the lock back, also if a signal handler raises while that is being done."""
