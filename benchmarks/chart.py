@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.machine import Machine
-from benchmarks.report import subjects_of
+from benchmarks.report import format_number, subjects_of
 from benchmarks.rounds import estimate
 from benchmarks.sections import Section
 
@@ -70,7 +70,12 @@ def _draw_panel(panel: Axes, section: Section) -> None:
         whiskers = [[max(0.0, shown.value - shown.low)], [max(0.0, shown.high - shown.value)]]
         panel.barh(row, shown.value, color=colour, xerr=whiskers, error_kw={"lw": 0.8, "capsize": 2})
         panel.annotate(
-            f"{shown.value:.3g}", (shown.high, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7
+            format_number(shown.value),
+            (shown.high, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
         )
     if section.limit_line is not None:
         panel.axvline(section.limit_line, color=LIMIT_COLOUR, linestyle="--", linewidth=1)

@@ -52,19 +52,21 @@ SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
 )
 @click.option(
     "--directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path(),
-    help="Measure the disk that holds this directory (default: the current one); everything put there is removed.",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build"),
+    show_default=True,
+    help="Measure the disk that holds this directory; what is put there is removed again.",
 )
 def main(quick: bool, only: Sequence[str], json_path: Path | None, chart_path: Path, directory: Path) -> None:
     """Measure sessionstore against other stores and the raw disk, in interleaved rounds on this machine."""
     if chart_path.suffix not in (".svg", ".png"):
         raise click.BadParameter(f"{chart_path} ends in neither .svg nor .png", param_hint="--chart")
+    directory.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(directory)
     names = only or tuple(SECTIONS)
     sections: list[Section] = []
     progress = Progress(names)
-    with tempfile.TemporaryDirectory(prefix="sessionstore-benchmarks-", dir=directory) as scratch:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=directory) as scratch:
         bench = Bench(
             plan=QUICK if quick else FULL,
             directory=Path(scratch).resolve(),

@@ -75,7 +75,7 @@ def run_writers(bench: Bench, *, shape: StoreShape) -> Section:
             Quantity("acknowledged", "of", "neither", shown_as="total"),
         ),
         rounds=rounds,
-        remarks=tuple(stopped.items()),
+        remarks=(*((kind.name, kind.durability) for kind in KINDS), *stopped.items()),
         reference=JsonWithFilelock.name,
         limit_line=baseline.median * RATE_BAR.limit if baseline and shape is LARGE else None,
         verdicts=judge_writers(rounds) if shape is LARGE else (),

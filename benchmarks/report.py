@@ -68,7 +68,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         bar = verdict.bar
         table.add_row(
             Text(bar.text),
-            Text(f"{bar.sense} {_number(bar.limit)} {bar.unit}".rstrip()),
+            Text(f"{bar.sense} {format_number(bar.limit)} {bar.unit}".rstrip()),
             Text(f"{_estimate_text(verdict.measured)} {bar.unit}".rstrip() if verdict.measured else ""),
             Text(verdict.outcome, style=OUTCOME_STYLES[verdict.outcome]),
             Text(verdict.remark),
@@ -101,7 +101,7 @@ def _reference_text(section: Section, subject: str) -> str:
 
 def _series_text(quantity: Quantity, series: Series) -> str:
     if quantity.shown_as == "total":
-        return _number(sum(series.rounds))
+        return format_number(sum(series.rounds))
     return _estimate_text(estimate(series.rounds))
 
 
@@ -111,12 +111,13 @@ def _first_series(section: Section, subject: str) -> Series | None:
 
 def _estimate_text(shown: Estimate) -> str:
     if shown.low == shown.high:
-        return _number(shown.value)
-    return f"{_number(shown.value)} ({_number(shown.low)}-{_number(shown.high)})"
+        return format_number(shown.value)
+    return f"{format_number(shown.value)} ({format_number(shown.low)}-{format_number(shown.high)})"
 
 
-def _number(value: float) -> str:
+def format_number(value: float) -> str:
+    """Three significant digits, or a whole number in full."""
     if value == int(value) and abs(value) < 1_000_000:
         return str(int(value))
-    # Three significant digits: the fourth is noise on any machine that does something else as well.
+    # A fourth digit is noise on any machine that does something else as well.
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,6 +1,6 @@
 """Session stores of a given size, shaped like the ones a gateway leaves behind, the same on every machine.
 
-An entry carries ids, a delivery context, token counts and a prompt report of several hundred words; every third one
+An entry carries ids, a delivery context, token counts and a prompt report of several hundred words; every fourth one
 is mostly text outside ASCII, because decoders take a slower path there. One entry is the counter that concurrent
 writers increment. Not random in the statistical sense, and not meant to find bugs: the strategies in `models` do that.
 """
@@ -22,7 +22,7 @@ _UNICODE_TEXT = (
 )
 ASCII_WORDS = _ASCII_TEXT.split()
 UNICODE_WORDS = _UNICODE_TEXT.split()
-UNICODE_EVERY = 3
+UNICODE_EVERY = 4
 PROMPT_PARTS = 4
 # Spread over the month that default maintenance keeps, so that neither pruning nor keeping is the special case.
 UPDATED_SPREAD_MS = 20 * 24 * 3600 * 1000

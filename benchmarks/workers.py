@@ -54,13 +54,17 @@ class Worker(Generic[Subject]):
 
     def begin(self, method: Callable[..., object], *args: object, **kwargs: object) -> None:
         """Start `method` there without waiting; `finish` collects the result."""
-        if not self._started:
-            self._receive("the start", START_TIMEOUT_S)
-            self._started = True
+        self.wait_until_started()
         try:
             self._connection.send((method.__name__, args, kwargs))
         except OSError as error:
             raise TurnFailedError(f"the worker for {method.__name__} is gone: {error}") from error
+
+    def wait_until_started(self) -> None:
+        """Wait until the process has built its subject."""
+        if not self._started:
+            self._receive("the start", START_TIMEOUT_S)
+            self._started = True
 
     def finish(self, method: Callable[..., Result]) -> Result:
         """The result of the call that `begin` started; `method` is the one given there."""
@@ -108,11 +112,13 @@ class Crew(Generic[Subject]):
         self.workers = [Worker(build) for _ in range(size)]
 
     def restore(self) -> None:
-        """Replace workers that died or were ended."""
+        """Replace workers that died or were ended, and wait until all are there to begin at the same time."""
         for number, worker in enumerate(self.workers):
             if not worker.usable:
                 worker.close()
                 self.workers[number] = Worker(self._build)
+        for worker in self.workers:
+            worker.wait_until_started()
 
     def together(self, method: Callable[..., Result], arguments: Sequence[dict[str, object]]) -> list[Result]:
         """Have every worker run `method` with its own keyword arguments at the same time; wait for all of them.

@@ -103,9 +103,7 @@ def test_the_spread_leaves_out_the_outer_tenths() -> None:
     assert estimate([7.0]) == Estimate(7.0, 7.0, 7.0)
 
 
-@pytest.mark.parametrize(
-    ("percent", "expected"), [(50, 50.0), (99, 99.0), (100, 100.0), (0.1, 1.0)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("percent", "expected"), [(50, 50.0), (99, 99.0), (100, 100.0), (0.1, 1.0)], ids=str)
 def test_a_percentile_is_a_value_that_occurred(percent: float, expected: float) -> None:
     """Nearest rank: the p99 of a hundred waits is the second longest of them."""
     assert percentile([float(value) for value in range(100, 0, -1)], percent=percent) == expected
