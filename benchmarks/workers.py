@@ -77,6 +77,7 @@ class Worker(Generic[Subject]):
         try:
             worked, result = self._connection.recv()
         except EOFError as error:
+            self.close()
             raise TurnFailedError(f"the worker died during {what}") from error
         if not worked:
             raise TurnFailedError(f"{what} failed: {result}")
@@ -127,13 +128,18 @@ class Crew(Generic[Subject]):
             TurnFailedError: at least one could not; the others' results were still collected, and are dropped.
         """
         failures: list[TurnFailedError] = []
+        begun: list[Worker[Subject]] = []
         results: list[Result] = []
         for worker, keywords in zip(self.workers, arguments, strict=True):
-            worker.begin(method, **keywords)
-        for worker in self.workers:
+            try:
+                worker.begin(method, **keywords)
+                begun.append(worker)
+            except TurnFailedError as failure:  # noqa: PERF203  # those that have begun have to be waited for
+                failures.append(failure)
+        for worker in begun:
             try:
                 results.append(worker.finish(method))
-            except TurnFailedError as failure:  # noqa: PERF203  # the others' results have to be collected
+            except TurnFailedError as failure:  # noqa: PERF203
                 failures.append(failure)
         if failures:
             raise failures[0]
@@ -165,4 +171,7 @@ def _serve(connection, build) -> None:  # type: ignore[no-untyped-def]  # multip
             reply = (True, getattr(subject, name)(*args, **kwargs))
         except Exception as error:  # noqa: BLE001  # reported to the caller, whatever it is
             reply = (False, f"{type(error).__name__}: {error}"[:500])
-        connection.send(reply)
+        try:
+            connection.send(reply)
+        except BrokenPipeError:
+            return  # the caller has given up on this call
