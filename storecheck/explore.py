@@ -1,0 +1,265 @@
+"""Search the schedules of a program for one that breaks a check.
+
+`explore` runs schedules until the strategy is through or one fails, and says exactly what the search was: see
+`schedule.verdict`. A failure is minimised (fewest processes, operations, preemptions, then earlier) and comes back as a
+`Counterexample`, which replays without any search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from .program import ProcessProgram, Program
+from .runner import Execution, Runner
+from .schedule import (
+    Exhausted,
+    Fault,
+    FaultPlan,
+    Policy,
+    PreemptionBounded,
+    Sampled,
+    Strategy,
+    Verdict,
+)
+from .schedule.executor import MAX_STEPS_DEFAULT
+from .syscalls import Transform
+
+Check = Callable[[Execution], str | None]
+"""Looks at one run; returns what is wrong with it in one sentence, or None. An AssertionError counts as a problem."""
+
+FindingKind = Literal["check", "deadlock"]
+
+MAX_EXECUTIONS_DEFAULT: Final = 20_000
+"""Runs after which a systematic search stops, and says that it was cut."""
+
+MINIMISE_EXECUTIONS: Final = 2_000
+"""Runs spent on each smaller program when a failure is minimised."""
+
+PREEMPTIONS_TRIED: Final = 3
+"""Preemptions up to which a minimal schedule is searched; failures that need more keep the schedule as found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is wrong with a run."""
+
+    kind: FindingKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A run that breaks the check: a program, the schedule and faults that lead there, and what is wrong then."""
+
+    program: Program
+    choices: tuple[int, ...]
+    faults: tuple[Fault, ...]
+    finding: Finding
+    preemptions: int
+    execution: Execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exploration:
+    """What a search found and what it may claim.
+
+    Attributes:
+        verdict: `Exhausted` or `Sampled`, about the runs of the search itself (not those of minimising).
+        failure: the minimised failure, or None.
+        found: the failure as first met, or None.
+        executions: runs of the search.
+        steps: steps of all these runs together.
+        cut_runs: runs that were stopped after `max_steps`; they were not checked.
+    """
+
+    verdict: Verdict
+    failure: Failure | None
+    found: Failure | None
+    executions: int
+    steps: int
+    cut_runs: int
+
+    def __str__(self) -> str:
+        if self.failure is None:
+            return f"no failure: {self.verdict}"
+        return f"failed on execution {self.executions}: {self.failure.finding.message}"
+
+
+def judge(execution: Execution, check: Check | None) -> Finding | None:
+    """What is wrong with a run, if anything."""
+    if execution.deadlock is not None:
+        waits = "; ".join(execution.deadlock.waits)
+        circle = execution.deadlock.cycle
+        shown = f" (in a circle: {' -> '.join((*circle, circle[0]))})" if circle else ""
+        return Finding(kind="deadlock", message=f"nobody can ever go on: {waits}{shown}")
+    if check is None:
+        return None
+    try:
+        problem = check(execution)
+    except AssertionError as error:
+        problem = str(error) or "the check failed"
+    return None if problem is None else Finding(kind="check", message=problem)
+
+
+def explore(
+    program: Program,
+    *,
+    strategy: Strategy,
+    check: Check | None = None,
+    faults: tuple[Fault, ...] = (),
+    policy: Callable[[], Policy] | None = None,
+    transform: Transform | None = None,
+    max_executions: int = MAX_EXECUTIONS_DEFAULT,
+    max_steps: int = MAX_STEPS_DEFAULT,
+    minimise: bool = True,
+) -> Exploration:
+    """Run schedules of `program` until one fails or the strategy is through.
+
+    Args:
+        program: what to run.
+        strategy: which schedules.
+        check: what every run must satisfy; None looks for deadlocks only.
+        faults: faults applied in every run.
+        policy: makes a fault policy for each run, instead of `faults`.
+        transform: changes the source of the code under test (a planted bug).
+        max_executions: runs after which the search is cut.
+        max_steps: steps after which one run is cut.
+        minimise: make a failure small before returning it.
+
+    Raises:
+        NoEvidence: the code under test needs something that is not simulated.
+        ProgramError: an adapter cannot be imported.
+    """
+    search = _Searching(program, check, faults, policy, transform, max_steps)
+    found = search.first_failure(strategy, max_executions)
+    failure = found
+    if found is not None and minimise:
+        failure = _minimise(found, check=check, transform=transform, max_steps=max_steps)
+    return Exploration(
+        verdict=search.verdict(),
+        failure=failure,
+        found=found,
+        executions=search.executions,
+        steps=search.steps,
+        cut_runs=search.cut_runs,
+    )
+
+
+class _Searching:
+    """One search: runs schedules and counts."""
+
+    def __init__(
+        self,
+        program: Program,
+        check: Check | None,
+        faults: tuple[Fault, ...],
+        policy: Callable[[], Policy] | None,
+        transform: Transform | None,
+        max_steps: int,
+    ) -> None:
+        self._program = program
+        self._check = check
+        self._faults = faults
+        self._policy = policy
+        self._runner = Runner(program, transform=transform, max_steps=max_steps)
+        self._max_steps = max_steps
+        self._bound = ""
+        self._cut_by = ""
+        self.executions = 0
+        self.steps = 0
+        self.cut_runs = 0
+
+    def first_failure(self, strategy: Strategy, max_executions: int) -> Failure | None:
+        search = strategy.search(self._program)
+        while True:
+            chooser = search.next_chooser()
+            if chooser is None:
+                self._bound = search.exhausted()
+                return None
+            if self.executions >= max_executions:
+                self._cut_by = f"max_executions={max_executions}"
+                return None
+            policy = self._policy() if self._policy is not None else FaultPlan(self._faults) if self._faults else None
+            execution = self._runner.run(chooser, policy=policy, step_log=search.step_log())
+            self.executions += 1
+            self.steps += execution.steps
+            search.executed(execution.choices)
+            if execution.cut:
+                self.cut_runs += 1
+                self._cut_by = f"max_steps={self._max_steps} in {self.cut_runs} runs"
+                continue
+            if search.redundant():
+                continue
+            finding = judge(execution, self._check)
+            if finding is not None:
+                self._cut_by = "the first failure"
+                return Failure(
+                    program=self._program,
+                    choices=execution.choices,
+                    faults=execution.faults,
+                    finding=finding,
+                    preemptions=execution.preemptions,
+                    execution=execution,
+                )
+
+    def verdict(self) -> Verdict:
+        if self._bound and not self._cut_by:
+            return Exhausted(bound=self._bound, executions=self.executions)
+        return Sampled(executions=self.executions, cut_by=self._cut_by)
+
+
+# Minimising
+
+
+def _minimise(failure: Failure, *, check: Check | None, transform: Transform | None, max_steps: int) -> Failure:
+    """Fewest processes, then operations, then preemptions, then the earliest: the first failure of the smallest program.
+
+    Each smaller program is searched with few preemptions and a fixed budget; one that does not fail in it is kept out.
+    """
+    best = _fewest_preemptions(failure.program, failure, check=check, transform=transform, max_steps=max_steps) or failure
+    shrinking = True
+    while shrinking:
+        shrinking = False
+        for smaller in _smaller_programs(best.program):
+            found = _fewest_preemptions(smaller, best, check=check, transform=transform, max_steps=max_steps)
+            if found is not None:
+                best, shrinking = found, True
+                break
+    return best
+
+
+def _fewest_preemptions(
+    program: Program, like: Failure, *, check: Check | None, transform: Transform | None, max_steps: int
+) -> Failure | None:
+    faults = tuple(fault for fault in like.faults if fault.process < len(program.processes))
+    if faults != like.faults:
+        return None
+    search = _Searching(program, check, faults, None, transform, max_steps)
+    found = search.first_failure(PreemptionBounded(PREEMPTIONS_TRIED), MINIMISE_EXECUTIONS)
+    return found if found is not None and found.finding.kind == like.finding.kind else None
+
+
+def _smaller_programs(program: Program) -> Iterator[Program]:
+    processes = program.processes
+    if len(processes) > 1:
+        for index in range(len(processes)):
+            yield replace(program, processes=processes[:index] + processes[index + 1 :])
+    if program.kills:
+        yield replace(program, kills=program.kills - 1)
+    for index, process in enumerate(processes):
+        for smaller in _smaller_processes(process):
+            yield replace(program, processes=(*processes[:index], smaller, *processes[index + 1 :]))
+
+
+def _smaller_processes(process: ProcessProgram) -> Iterator[ProcessProgram]:
+    for index in range(len(process.threads)):
+        yield replace(process, threads=process.threads[:index] + process.threads[index + 1 :])
+    operations = process.operations
+    for index in range(len(operations)):
+        yield replace(process, operations=operations[:index] + operations[index + 1 :])
+    for number, thread in enumerate(process.threads):
+        for index in range(len(thread)):
+            shorter = thread[:index] + thread[index + 1 :]
+            yield replace(process, threads=(*process.threads[:number], shorter, *process.threads[number + 1 :]))

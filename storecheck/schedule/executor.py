@@ -1,0 +1,565 @@
+"""Runs simulated processes one step at a time.
+
+Every thread of every simulated process is a greenlet. Before a system call is executed the call comes here (`point`):
+the chooser picks who runs next, and only if that is somebody else does the executor switch. So a schedule is the list
+of the chooser's answers, and the same answers give the same run. Blocked threads are not runnable; a sleeping one
+becomes runnable when the virtual clock gets there. The executor knows nothing of files or Python modules: it is told
+what to wait for by `storecheck.syscalls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn, Protocol
+
+from greenlet import getcurrent, greenlet
+
+from ..machine import Machine, Process, Waiter
+from ..machine.disk import CLOCK, WRITE, Footprint
+from .faults import Fault, PendingCall, Policy
+
+MAX_STEPS_DEFAULT: Final = 20_000
+"""Steps after which a run is cut. An uncontended update is about 30; a run that needs more than this polls."""
+
+MAX_THREADS: Final = 60
+"""Threads per run: masks of threads then fit a machine word, which keeps choosing cheap."""
+
+CLEANUP_THROWS_MAX: Final = 100
+"""How often a killed thread may catch the signal to go away before it is left behind."""
+
+NEVER_NS: Final = 1 << 62
+
+KILL: Final = 128
+"""Added to a thread's index in a schedule: not "runs next" but "its process is killed here"."""
+
+
+class ProcessKilled(BaseException):
+    """Thrown into the frames of a killed process to free them, after the machine stopped answering it."""
+
+
+class ForeignThread(RuntimeError):
+    """A real thread, or code of no simulated process, made a simulated system call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlock:
+    """Nobody can ever run again.
+
+    Attributes:
+        waits: per blocked thread, "P1 waits for flock on 'a' held by P2".
+        cycle: names of the threads in a circle of waiting, or empty if there is none.
+    """
+
+    waits: tuple[str, ...]
+    cycle: tuple[str, ...]
+
+
+class Wait(Protocol):
+    """What a blocked thread waits for, for people and for the wait-for graph."""
+
+    def describe(self) -> str:
+        """Such as "flock on 'a.lock'"."""
+
+    def holders(self) -> list[Task]:
+        """The threads that could end the wait."""
+
+
+class Task:
+    """One thread of a simulated process."""
+
+    __slots__ = (
+        "bit",
+        "body",
+        "dead",
+        "deadline_ns",
+        "done",
+        "greenlet",
+        "ident",
+        "index",
+        "locals",
+        "member",
+        "name",
+        "started",
+        "waiting",
+    )
+
+    def __init__(self, *, index: int, member: Member, name: str, ident: int, body: Callable[[], None]) -> None:
+        self.index = index
+        self.bit = 1 << index
+        self.member = member
+        self.name = name
+        self.ident = ident
+        self.body = body
+        self.dead = False
+        self.done = False
+        self.started = False
+        self.deadline_ns = NEVER_NS
+        self.waiting: Wait | None = None
+        self.locals: dict[int, dict[str, object]] = {}
+        self.greenlet: greenlet | None = None
+
+
+class Member:
+    """A process taking part in a run: the kernel's record of it, its threads, its count of calls."""
+
+    __slots__ = ("activate", "active", "calls", "ended", "killed", "live", "name", "on_end", "process", "tasks")
+
+    def __init__(self, *, name: str, process: Process, activate: Callable[[Task, Task], None]) -> None:
+        self.name = name
+        self.process = process
+        self.activate = activate
+        self.on_end: Callable[[], None] = _nothing
+        self.tasks: list[Task] = []
+        self.active: Task | None = None
+        self.calls = 0
+        self.live = 0
+        self.killed = False
+        self.ended = False
+
+
+def _nothing() -> None:
+    """What happens at the end of a process that nobody attends to."""
+
+
+class Chooser(Protocol):
+    """Who runs next. Called only when there is something to choose, unless `every_step`.
+
+    `runnable` and `sleeping` are masks of thread indexes; `current` is the thread that arrived here, and may or may
+    not be runnable; `killable` says whether its process may be killed here. The answer is a thread index, or that of
+    `current` plus KILL.
+    """
+
+    every_step: bool
+
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int: ...
+
+
+class StepLog(Protocol):
+    """Told of every step, for partial order reduction."""
+
+    def step_begins(self, task: int, name: str) -> Footprint:
+        """A new step of `task`; returns the list to which the machine appends what the step touches."""
+
+
+class Executor:
+    """One run of a set of processes on a machine. Use once.
+
+    Args:
+        machine: the computer; the run changes it.
+        chooser: who runs next.
+        max_steps: the run is cut after so many calls.
+        policy: faults, or None.
+        kills_max: how many processes the chooser may kill.
+        step_log: told of every step, or None.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        chooser: Chooser,
+        *,
+        max_steps: int = MAX_STEPS_DEFAULT,
+        policy: Policy | None = None,
+        kills_max: int = 0,
+        step_log: StepLog | None = None,
+    ) -> None:
+        self.machine = machine
+        self.chooser = chooser
+        self.max_steps = max_steps
+        self.policy = policy
+        self.kills_left = kills_max
+        self.step_log = step_log
+        self.time_choice = machine.parameters.time_choice
+        self.step_ns = machine.parameters.step_ns
+        self.all_points = machine.parameters.points == "all"
+        self.steps = 0
+        self.choices: list[int] = []
+        self.preemptions = 0
+        self.faults: list[Fault] = []
+        self.refused: list[str] = []
+        self.deadlock: Deadlock | None = None
+        self.cut = False
+        self.harness_error: BaseException | None = None
+        self.tracing = False
+        self.members: list[Member] = []
+        self.tasks: list[Task] = []
+        self.runnable = 0
+        self.sleeping = 0
+        self.next_deadline_ns = NEVER_NS
+        self.current: Task | None = None
+        self._next: Task | None = None
+        self._hub: greenlet | None = None
+        self._over = False
+        machine.on_wake = self._kernel_wakes
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is over: frames then only unwind."""
+        return self._over
+
+    # Building
+
+    def add_process(self, name: str, activate: Callable[[Task, Task], None]) -> Member:
+        """A process that will take part; give it a main thread with `add_task` before `run`."""
+        member = Member(name=name, process=self.machine.new_process(), activate=activate)
+        self.members.append(member)
+        return member
+
+    def add_task(self, member: Member, body: Callable[[], None], *, ident: int) -> Task:
+        """A new thread of a process; it is runnable and will begin when chosen."""
+        if len(self.tasks) >= MAX_THREADS:
+            raise RuntimeError(f"more than {MAX_THREADS} threads in one run; make the program smaller")
+        number = len(member.tasks)
+        name = member.name if number == 0 else f"{member.name}.t{number}"
+        task = Task(index=len(self.tasks), member=member, name=name, ident=ident, body=body)
+        self.tasks.append(task)
+        member.tasks.append(task)
+        member.live += 1
+        self.runnable |= task.bit
+        return task
+
+    # Running
+
+    def run(self) -> None:
+        """Run until all processes have ended, nobody can run, or the run is cut. Frees all frames before it returns."""
+        self._hub = getcurrent()
+        try:
+            self._next = self._pick(None)
+            while self._next is not None and not self._over:
+                task = self._next
+                self._next = None
+                self._make_current(task)
+                assert task.greenlet is not None
+                task.greenlet.switch()
+        finally:
+            self._over = True
+            self._free_frames()
+        if self.harness_error is not None:
+            raise self.harness_error
+
+    def _make_current(self, task: Task) -> None:
+        self.current = task
+        member = task.member
+        if member.active is not task:
+            if member.active is not None:
+                member.activate(member.active, task)
+            member.active = task
+        if not task.started:
+            task.started = True
+            task.greenlet = greenlet(self._thread_body, self._hub)
+            if self.step_log is not None:
+                self.machine.footprint = self.step_log.step_begins(task.index, "start")
+
+    def _thread_body(self) -> None:
+        task = self.current
+        assert task is not None
+        try:
+            task.body()
+        except ProcessKilled:
+            return
+        except BaseException as error:
+            self.harness_error = error
+            self._over = True
+            return
+        if self._over:
+            return
+        if task.dead:
+            self._next = self._pick(None)
+            return
+        self._end_task(task)
+        self._next = self._pick(task)
+
+    def _end_task(self, task: Task) -> None:
+        task.done = True
+        self.runnable &= ~task.bit
+        self.sleeping &= ~task.bit
+        task.member.live -= 1
+
+    # System calls
+
+    def enter(self, name: str, arguments: tuple[object, ...] = ()) -> object:
+        """A call that others may notice is about to happen: choose who runs, then let it happen.
+
+        Returns None, or something for `storecheck.syscalls` to handle (a short write, a call to be recorded).
+        """
+        task = self.current
+        if task is None or getcurrent() is not task.greenlet:
+            self._refuse_stranger(name)
+        self.steps += 1
+        machine = self.machine
+        machine.step = self.steps
+        machine.monotonic_ns += self.step_ns
+        runnable = self.runnable
+        if (
+            runnable != task.bit
+            or self.kills_left
+            or (self.sleeping and (self.time_choice or machine.monotonic_ns >= self.next_deadline_ns))
+            or self.chooser.every_step
+        ):
+            chosen = self._pick(task)
+            if chosen is not task:
+                self._switch_to(chosen)
+        if self.steps > self.max_steps:
+            self._cut()
+        if self.step_log is not None:
+            machine.footprint = self.step_log.step_begins(task.index, name)
+            if task.member.live > 1:
+                machine.touch(("memory", task.member.process.pid), WRITE)
+        task.member.calls += 1
+        if self.policy is not None:
+            return self._ask_policy(task, name, arguments)
+        return self.tracing or None
+
+    def enter_unnoticed(self, name: str, arguments: tuple[object, ...] = ()) -> object:
+        """A call that no other process can notice: counted, timed, may get a fault, but is no scheduling point."""
+        if self.all_points:
+            return self.enter(name, arguments)
+        task = self.current
+        if task is None or getcurrent() is not task.greenlet:
+            self._refuse_stranger(name)
+        self.steps += 1
+        self.machine.monotonic_ns += self.step_ns
+        if self.steps > self.max_steps:
+            self._cut()
+        task.member.calls += 1
+        if self.policy is not None:
+            return self._ask_policy(task, name, arguments)
+        return self.tracing or None
+
+    def enter_lock(self, name: str) -> None:
+        """A thread takes or frees a lock of its own process that others may want: a scheduling point, not a call."""
+        task = self.current
+        if task is None or getcurrent() is not task.greenlet:
+            self._refuse_stranger(name)
+        self.steps += 1
+        self.machine.step = self.steps
+        if self.runnable != task.bit or self.sleeping or self.chooser.every_step:
+            chosen = self._pick(task)
+            if chosen is not task:
+                self._switch_to(chosen)
+        if self.steps > self.max_steps:
+            self._cut()
+        if self.step_log is not None:
+            self.machine.footprint = self.step_log.step_begins(task.index, name)
+            self.machine.touch(("memory", task.member.process.pid), WRITE)
+
+    def _ask_policy(self, task: Task, name: str, arguments: tuple[object, ...]) -> object:
+        assert self.policy is not None
+        member = task.member
+        fault = self.policy(
+            PendingCall(
+                process=member.process.index,
+                task=task.index,
+                call=member.calls - 1,
+                name=name,
+                arguments=arguments,
+            )
+        )
+        if fault is None:
+            return self.tracing or None
+        self.faults.append(fault)
+        if fault.kind == "kill":
+            self.kill(member)
+            self.leave_if_dead(task)
+        return fault
+
+    def _refuse_stranger(self, name: str) -> NoReturn:
+        here = getcurrent()
+        if any(task.greenlet is here for task in self.tasks):
+            raise ProcessKilled
+        message = f"{name}() of a simulated process was called by a thread that is not simulated"
+        self.refused.append(message)
+        raise ForeignThread(message)
+
+    def _cut(self) -> None:
+        self.cut = True
+        self._to_hub_for_good()
+
+    def _to_hub_for_good(self) -> None:
+        self._over = True
+        assert self._hub is not None
+        self._hub.switch()
+        raise ProcessKilled
+
+    # Choosing
+
+    def _pick(self, arrived: Task | None) -> Task | None:
+        """The thread that runs next, or None if all is over (or `arrived`'s process was killed and nobody is left)."""
+        while True:
+            machine = self.machine
+            if self.sleeping and machine.monotonic_ns >= self.next_deadline_ns:
+                self._wake_sleepers(machine.monotonic_ns)
+            if not self.runnable:
+                if not self.sleeping:
+                    self._nobody_can_run()
+                    return None
+                if not (self.time_choice and self.chooser.every_step):
+                    machine.monotonic_ns = max(machine.monotonic_ns, self.next_deadline_ns)
+                    self._wake_sleepers(machine.monotonic_ns)
+            chosen = self._choose(arrived)
+            if chosen is not None:
+                return chosen
+            arrived = None
+
+    def _choose(self, arrived: Task | None) -> Task | None:
+        runnable = self.runnable
+        sleeping = self.sleeping if self.time_choice else 0
+        killable = self.kills_left > 0 and arrived is not None and not arrived.done and not arrived.dead
+        candidates = runnable | sleeping
+        if candidates & (candidates - 1) or killable or self.chooser.every_step:
+            current = -1 if arrived is None else arrived.index
+            index = self.chooser.choose(runnable, sleeping, current, killable)
+            self.choices.append(index)
+            if index >= KILL:
+                assert arrived is not None
+                self.kills_left -= 1
+                self.kill(arrived.member)
+                return None
+            task = self.tasks[index]
+            if task is not arrived and arrived is not None and runnable & arrived.bit:
+                self.preemptions += 1
+        else:
+            task = self.tasks[candidates.bit_length() - 1]
+        if not runnable & task.bit:
+            self.machine.monotonic_ns = max(self.machine.monotonic_ns, task.deadline_ns)
+            self._wake_sleepers(self.machine.monotonic_ns)
+        return task
+
+    def _switch_to(self, chosen: Task | None) -> None:
+        """Let another thread run; returns when this one is chosen again."""
+        assert self._hub is not None
+        if chosen is None:
+            self._hub.switch()
+        else:
+            self._make_current(chosen)
+            assert chosen.greenlet is not None
+            chosen.greenlet.switch()
+        if self._over:
+            raise ProcessKilled
+
+    # Blocking
+
+    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS) -> bool:
+        """Stop the running thread until `wake` (returns True) or until the clock reaches `deadline_ns` (False)."""
+        task = self.current
+        assert task is not None
+        task.waiting = wait
+        self.runnable &= ~task.bit
+        if deadline_ns != NEVER_NS:
+            task.deadline_ns = deadline_ns
+            self.sleeping |= task.bit
+            self.next_deadline_ns = min(self.next_deadline_ns, deadline_ns)
+        chosen = self._pick(task)
+        if chosen is not task:
+            self._switch_to(chosen)
+        timed_out = task.waiting is not None
+        task.waiting = None
+        if self.step_log is not None:
+            self.machine.footprint = self.step_log.step_begins(task.index, "resume")
+            if timed_out:
+                self.machine.touch(CLOCK, WRITE)
+        return not timed_out
+
+    def wake(self, task: Task) -> None:
+        """What the thread waited for has come: it is runnable again."""
+        if not task.dead and not task.done:
+            task.waiting = None
+            self.runnable |= task.bit
+            if self.sleeping & task.bit:
+                self._no_longer_sleeps(task)
+
+    def _kernel_wakes(self, waiter: Waiter) -> None:
+        if isinstance(waiter.task, Task):
+            self.wake(waiter.task)
+
+    def _wake_sleepers(self, now_ns: int) -> None:
+        """Make those runnable whose time has come; they find out that nobody woke them."""
+        for task in self.tasks:
+            if self.sleeping & task.bit and task.deadline_ns <= now_ns:
+                self.sleeping &= ~task.bit
+                self.runnable |= task.bit
+                task.deadline_ns = NEVER_NS
+        self._find_next_deadline()
+
+    def _no_longer_sleeps(self, task: Task) -> None:
+        self.sleeping &= ~task.bit
+        task.deadline_ns = NEVER_NS
+        self._find_next_deadline()
+
+    def _find_next_deadline(self) -> None:
+        self.next_deadline_ns = min(
+            (task.deadline_ns for task in self.tasks if self.sleeping & task.bit), default=NEVER_NS
+        )
+
+    # The end of processes
+
+    def leave_if_dead(self, task: Task) -> None:
+        """Called by a thread whose process may just have ended: never comes back if so."""
+        if task.dead:
+            self._switch_to(self._pick(None))
+            raise ProcessKilled
+
+    def kill(self, member: Member) -> None:
+        """SIGKILL: no further instruction of the process runs; the kernel closes its descriptors."""
+        member.killed = True
+        self.end_process(member)
+
+    def end_process(self, member: Member) -> None:
+        """The process is gone, with all its threads, and the kernel frees what it held."""
+        if member.ended:
+            return
+        member.ended = True
+        for task in member.tasks:
+            if not task.done:
+                task.dead = True
+                self._end_task(task)
+        self._find_next_deadline()
+        self.machine.end_process(member.process)
+        member.on_end()
+
+    def _nobody_can_run(self) -> None:
+        blocked = [task for task in self.tasks if not task.done and not task.dead]
+        if blocked:
+            self.deadlock = describe_deadlock(blocked)
+        self._over = True
+
+    def _free_frames(self) -> None:
+        """Unwind the frames of threads that never ended. The machine no longer answers them."""
+        self.current = None
+        for task in self.tasks:
+            frame = task.greenlet
+            if frame is None:
+                continue
+            for _ in range(CLEANUP_THROWS_MAX):
+                if frame.dead:
+                    break
+                frame.throw(ProcessKilled)
+            task.greenlet = None
+
+
+def describe_deadlock(blocked: list[Task]) -> Deadlock:
+    """Who waits for whom, and a circle if there is one."""
+    waits: list[str] = []
+    next_of: dict[Task, Task] = {}
+    for task in blocked:
+        if task.waiting is None:
+            waits.append(f"{task.name} waits for nothing known")
+            continue
+        holders = [holder for holder in task.waiting.holders() if not holder.done]
+        held_by = f" held by {', '.join(holder.name for holder in holders)}" if holders else ""
+        waits.append(f"{task.name} waits for {task.waiting.describe()}{held_by}")
+        if holders:
+            next_of[task] = holders[0]
+    return Deadlock(waits=tuple(waits), cycle=_find_cycle(next_of))
+
+
+def _find_cycle(next_of: dict[Task, Task]) -> tuple[str, ...]:
+    for start in next_of:
+        path = [start]
+        while path[-1] in next_of and len(path) <= len(next_of) + 1:
+            following = next_of[path[-1]]
+            if following in path:
+                return tuple(task.name for task in path[path.index(following) :])
+            path.append(following)
+    return ()

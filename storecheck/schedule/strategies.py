@@ -1,0 +1,317 @@
+"""Which schedules are run: depth-first within a preemption bound, PCT, random walk, replay.
+
+A strategy is a plain value; `search()` starts a search, which hands out choosers, one per run, until it is through.
+Beyond its own decisions every chooser goes on without preemption: the running thread runs on; if it cannot, the lowest
+one that can.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ..program import Program
+from .executor import KILL, Chooser, StepLog
+
+
+class Search(Protocol):
+    """A search under way. Ask for choosers and tell what became of them, in turn."""
+
+    def next_chooser(self) -> Chooser | None:
+        """The chooser of the next run, or None when the search is through."""
+
+    def executed(self, choices: tuple[int, ...]) -> None:
+        """The run with the chooser last handed out is over; these were its choices."""
+
+    def exhausted(self) -> str:
+        """After the last run: the bound within which all was run, or "" if schedules were only sampled."""
+
+    def step_log(self) -> StepLog | None:
+        """What must be told of every step of the next run, or None."""
+
+    def redundant(self) -> bool:
+        """Whether the last run was given up because an equivalent one was already executed."""
+
+
+class Strategy(Protocol):
+    """How to search. Frozen; `search` may be called any number of times, each the same."""
+
+    def search(self, program: Program) -> Search:
+        """Start a search; ValueError if this strategy cannot make its claim for such a program."""
+
+
+def _default(runnable: int, sleeping: int, current: int) -> int:
+    if current >= 0 and runnable >> current & 1:
+        return current
+    mask = runnable or sleeping
+    return (mask & -mask).bit_length() - 1
+
+
+def indexes(mask: int) -> list[int]:
+    """The positions of the set bits, lowest first."""
+    found = []
+    while mask:
+        lowest = mask & -mask
+        found.append(lowest.bit_length() - 1)
+        mask ^= lowest
+    return found
+
+
+class PrefixChooser:
+    """Follows a list of choices, then the default; remembers what there was to choose from."""
+
+    every_step = False
+
+    def __init__(self, prefix: Sequence[int]) -> None:
+        self.prefix = prefix
+        self.decisions: list[tuple[int, int, int, bool]] = []
+        self._given = len(prefix)
+
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+        """The next choice of the prefix, or to run on."""
+        at = len(self.decisions)
+        self.decisions.append((runnable, sleeping, current, killable))
+        if at < self._given:
+            return self.prefix[at]
+        if current >= 0 and runnable >> current & 1:
+            return current
+        return _default(runnable, sleeping, current)
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionBounded:
+    """All schedules with at most `bound` preemptions, those with fewer first, earlier preemptions first.
+
+    A preemption takes the processor from a thread that could go on, or wakes a sleeper early while others can run. A
+    bug found this way has the fewest preemptions possible. Iterative context bounding: Musuvathi and Qadeer, PLDI
+    2007. With `kills`, a run may also have so many processes killed at any of their calls; a kill is no preemption.
+    """
+
+    bound: int
+
+    def __post_init__(self) -> None:
+        if self.bound < 0:
+            raise ValueError(f"bound is {self.bound}; give 0 or more preemptions")
+
+    def search(self, program: Program) -> Search:
+        """Start from the schedule without any preemption."""
+        return _BoundedSearch(self.bound)
+
+
+UNBOUNDED: Final = PreemptionBounded(1_000_000)
+"""Plain depth-first search over all schedules: only for very small programs."""
+
+
+class _BoundedSearch:
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._level = 0
+        # Prefixes of this level are a stack (depth first, little memory); those of the next a queue (earlier first).
+        self._now: deque[bytes] = deque([b""])
+        self._later: deque[bytes] = deque()
+        self._chooser: PrefixChooser | None = None
+
+    def next_chooser(self) -> Chooser | None:
+        if not self._now:
+            if not self._later or self._level >= self._bound:
+                return None
+            self._level += 1
+            self._now, self._later = self._later, self._now
+        self._chooser = PrefixChooser(self._now.popleft())
+        return self._chooser
+
+    def executed(self, choices: tuple[int, ...]) -> None:
+        chooser = self._chooser
+        assert chooser is not None
+        taken = bytes(choices)
+        may_preempt = self._level < self._bound
+        free: list[bytes] = []
+        for at in range(len(chooser.prefix), len(chooser.decisions)):
+            runnable, sleeping, current, killable = chooser.decisions[at]
+            runs_on = current >= 0 and runnable >> current & 1
+            chosen = taken[at]
+            for index in indexes(runnable):
+                if index != chosen:
+                    if not runs_on:
+                        free.append(taken[:at] + bytes((index,)))
+                    elif may_preempt:
+                        self._later.append(taken[:at] + bytes((index,)))
+            for index in indexes(sleeping & ~runnable):
+                if index != chosen:
+                    if not runnable:
+                        free.append(taken[:at] + bytes((index,)))
+                    elif may_preempt:
+                        self._later.append(taken[:at] + bytes((index,)))
+            if killable:
+                free.append(taken[:at] + bytes((KILL + current,)))
+        self._now.extendleft(reversed(free))
+
+    def exhausted(self) -> str:
+        if self._bound >= UNBOUNDED.bound:
+            return "any number of preemptions"
+        return f"{self._bound} preemption{'' if self._bound == 1 else 's'}"
+
+    def step_log(self) -> StepLog | None:
+        return None
+
+    def redundant(self) -> bool:
+        return False
+
+
+class _WalkChooser:
+    """Every choice at random, all candidates alike; kills with a small chance."""
+
+    every_step = False
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+        source = self._random
+        if killable and source.random() < KILL_CHANCE:
+            return KILL + current
+        # Sleepers are candidates only now and then: time that jumps at every step is not a likely schedule.
+        mask = runnable if runnable and source.random() > EARLY_WAKE_CHANCE else runnable | sleeping
+        return source.choice(indexes(mask))
+
+
+KILL_CHANCE: Final = 0.02
+EARLY_WAKE_CHANCE: Final = 0.1
+
+
+class _PctChooser:
+    """Highest priority runs; at `depth - 1` random points the running thread falls to the lowest priority.
+
+    Burckhardt, Kothari, Musuvathi, Nagarakatte: A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs,
+    ASPLOS 2010.
+    """
+
+    every_step = False
+
+    def __init__(self, source: random.Random, *, depth: int, length: int) -> None:
+        self._random = source
+        self._priorities: dict[int, float] = {}
+        self._lowest = 0.0
+        self._at = 0
+        self._changes = {source.randrange(max(length, 1)) for _ in range(depth - 1)}
+
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+        at = self._at
+        self._at = at + 1
+        if killable and self._random.random() < KILL_CHANCE:
+            return KILL + current
+        if at in self._changes and current >= 0:
+            self._lowest -= 1.0
+            self._priorities[current] = self._lowest
+        # A sleeper's alarm may ring at any moment: it takes part with its own priority, but wakes only now and then.
+        mask = runnable if runnable and self._random.random() > EARLY_WAKE_CHANCE else runnable | sleeping
+        return max(indexes(mask), key=self._priority)
+
+    def _priority(self, index: int) -> float:
+        if index not in self._priorities:
+            self._priorities[index] = 1.0 + self._random.random()
+        return self._priorities[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomSchedules:
+    """PCT with depths 2 and 3, mixed with random walks: `executions` schedules, the same ones for the same `seed`."""
+
+    executions: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.executions < 1:
+            raise ValueError(f"executions is {self.executions}; give 1 or more")
+
+    def search(self, program: Program) -> Search:
+        """Start with the schedule that nobody interrupts, whose length PCT needs."""
+        return _RandomSearch(self.executions, self.seed)
+
+
+class _RandomSearch:
+    def __init__(self, executions: int, seed: int) -> None:
+        self._left = executions
+        self._random = random.Random(seed)
+        self._length = 0
+        self._round = 0
+
+    def next_chooser(self) -> Chooser | None:
+        if self._left == 0:
+            return None
+        self._left -= 1
+        self._round += 1
+        source = random.Random(self._random.getrandbits(64))
+        if self._round == 1:
+            return PrefixChooser(b"")
+        kind = self._round % 4
+        if kind == 0:
+            return _WalkChooser(source)
+        return _PctChooser(source, depth=2 if kind != 3 else 3, length=self._length)
+
+    def executed(self, choices: tuple[int, ...]) -> None:
+        self._length = max(self._length, len(choices))
+
+    def exhausted(self) -> str:
+        return ""
+
+    def step_log(self) -> StepLog | None:
+        return None
+
+    def redundant(self) -> bool:
+        return False
+
+
+class ReplayDiverged(RuntimeError):
+    """The code under test did not follow a recorded schedule: it is not the code, or not the settings, it was made with."""
+
+
+class _ReplayChooser(PrefixChooser):
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+        at = len(self.decisions)
+        choice = super().choose(runnable, sleeping, current, killable)
+        if at < len(self.prefix):
+            possible = killable and choice == KILL + current if choice >= KILL else (runnable | sleeping) >> choice & 1
+            if not possible:
+                raise ReplayDiverged(
+                    f"choice {at} of the schedule is {choice}, but only {indexes(runnable | sleeping)} can run there"
+                )
+        return choice
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One given schedule (the choices of an earlier run), then on without preemption."""
+
+    choices: tuple[int, ...]
+
+    def search(self, program: Program) -> Search:
+        """One run."""
+        return _ReplaySearch(self.choices)
+
+
+class _ReplaySearch:
+    def __init__(self, choices: tuple[int, ...]) -> None:
+        self._choices: tuple[int, ...] | None = choices
+
+    def next_chooser(self) -> Chooser | None:
+        if self._choices is None:
+            return None
+        chooser = _ReplayChooser(self._choices)
+        self._choices = None
+        return chooser
+
+    def executed(self, choices: tuple[int, ...]) -> None:
+        """Nothing to learn from a replay."""
+
+    def exhausted(self) -> str:
+        return ""
+
+    def step_log(self) -> StepLog | None:
+        return None
+
+    def redundant(self) -> bool:
+        return False

@@ -1,0 +1,219 @@
+"""Where the system calls of one simulated process lead at this moment.
+
+Every intercepted function of a process image holds the image's one `Context`. During a run it points to the machine,
+the kernel's record of the process and the executor; outside a run (while modules are imported) to an empty machine
+that nobody schedules; after the process has ended, nowhere: calls then only unwind the frames that make them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ..machine import Machine, Process
+from ..schedule.executor import NEVER_NS, Executor, Member, ProcessKilled, Task, Wait
+from ..schedule.faults import Fault
+
+MAIN_IDENT: Final = 0x51A0_0001
+"""`threading.get_ident()` of the main thread of every simulated process; further threads count up."""
+
+Enter = Callable[[str, tuple[object, ...]], object]
+
+
+class Recorder(Protocol):
+    """Told of every intercepted call when a run is shown to people."""
+
+    def call_ended(
+        self, *, context: Context, name: str, arguments: tuple[object, ...], result: object, error: BaseException | None
+    ) -> None: ...
+
+
+def _boot(name: str, arguments: tuple[object, ...] = ()) -> object:
+    """While modules are imported: no schedule, no faults."""
+    return None
+
+
+def _ended(name: str, arguments: tuple[object, ...] = ()) -> object:
+    """After the end of the process."""
+    raise ProcessKilled
+
+
+class Context:
+    """See the module. One per process image, for all its runs."""
+
+    __slots__ = (
+        "boot_machine",
+        "enter",
+        "enter_unnoticed",
+        "environment",
+        "executor",
+        "ident",
+        "locals",
+        "machine",
+        "member",
+        "next_ident",
+        "process",
+        "recorder",
+        "sentinels",
+    )
+
+    def __init__(self) -> None:
+        self.boot_machine = Machine()
+        self.machine: Machine = self.boot_machine
+        self.process: Process = self.boot_machine.new_process()
+        self.executor: Executor | None = None
+        self.member: Member | None = None
+        self.recorder: Recorder | None = None
+        self.enter: Enter = _boot
+        self.enter_unnoticed: Enter = _boot
+        self.ident = MAIN_IDENT
+        self.next_ident = MAIN_IDENT + 1
+        self.locals: list[object] = []
+        self.sentinels: dict[int, object] = {}
+        self.environment: dict[bytes, bytes] = {}
+
+    def begin(self, executor: Executor, member: Member, recorder: Recorder | None) -> None:
+        """From now on calls reach this process of this run."""
+        self.machine = executor.machine
+        self.process = member.process
+        self.executor = executor
+        self.member = member
+        self.recorder = recorder
+        self.enter = executor.enter
+        self.enter_unnoticed = executor.enter_unnoticed
+        self.ident = MAIN_IDENT
+        self.next_ident = MAIN_IDENT + 1
+        self.sentinels.clear()
+
+    def end(self) -> None:
+        """The process has ended: its remaining frames may only unwind."""
+        self.enter = self.enter_unnoticed = _ended
+
+    def idle(self) -> None:
+        """The run is over: importing is possible again."""
+        self.machine = self.boot_machine
+        self.process = self.boot_machine.processes[0]
+        self.executor = None
+        self.member = None
+        self.recorder = None
+        self.enter = self.enter_unnoticed = _boot
+        self.ident = MAIN_IDENT
+
+    def running(self) -> tuple[Executor, Member]:
+        """The run and the process; an error outside a run."""
+        if self.executor is None or self.member is None:
+            raise RuntimeError("this call is possible only while a simulated process runs, not while it is imported")
+        return self.executor, self.member
+
+    def task(self) -> Task | None:
+        """The thread that runs, or None outside a run."""
+        return None if self.executor is None else self.executor.current
+
+    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS) -> bool:
+        """Wait as the running thread; False if the time ran out."""
+        executor, _ = self.running()
+        return executor.block(wait, deadline_ns=deadline_ns)
+
+    def refuse(self, what: str) -> None:
+        """Note that the code under test reached for something that is not simulated: the run is then no evidence."""
+        if self.executor is not None:
+            self.executor.refused.append(what)
+
+    def special(
+        self,
+        marker: object,
+        name: str,
+        call: Callable[..., object],
+        arguments: tuple[object, ...],
+        options: dict[str, object],
+    ) -> object:
+        """A call with a fault, or one that is recorded."""
+        result: object = None
+        error: BaseException | None = None
+        try:
+            if isinstance(marker, Fault):
+                arguments = _faulted(marker, name, arguments)
+            result = call(*arguments, **options)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self.recorder is not None and not isinstance(error, ProcessKilled):
+                self.recorder.call_ended(context=self, name=name, arguments=arguments, result=result, error=error)
+        return result
+
+
+def _faulted(fault: Fault, name: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
+    if fault.kind == "errno":
+        number = fault.error_number()
+        path = arguments[0] if arguments and isinstance(arguments[0], str | bytes) else None
+        if path is None:
+            raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), path)
+    if fault.kind == "interrupt":
+        raise KeyboardInterrupt
+    if fault.kind == "short" and name in ("write", "pwrite"):
+        content = arguments[1]
+        assert isinstance(content, bytes | bytearray | memoryview)
+        return (arguments[0], bytes(content)[: fault.taken_bytes], *arguments[2:])
+    return arguments
+
+
+def noticed(context: Context, name: str, call: Callable[..., object]) -> Callable[..., object]:
+    """The intercepted form of a call that other processes can notice."""
+
+    def intercepted(*arguments: object, **options: object) -> object:
+        marker = context.enter(name, arguments)
+        if marker is None:
+            return call(*arguments, **options)
+        return context.special(marker, name, call, arguments, options)
+
+    intercepted.__name__ = intercepted.__qualname__ = name
+    return intercepted
+
+
+def unnoticed(context: Context, name: str, call: Callable[..., object]) -> Callable[..., object]:
+    """The intercepted form of a call that no other process can notice."""
+
+    def intercepted(*arguments: object, **options: object) -> object:
+        marker = context.enter_unnoticed(name, arguments)
+        if marker is None:
+            return call(*arguments, **options)
+        return context.special(marker, name, call, arguments, options)
+
+    intercepted.__name__ = intercepted.__qualname__ = name
+    return intercepted
+
+
+def noticed_if_shared(
+    context: Context, name: str, call: Callable[..., object], shared: Callable[[Context, object], bool]
+) -> Callable[..., object]:
+    """The intercepted form of a call on a descriptor, noticed or not depending on what the descriptor is."""
+
+    def intercepted(descriptor: object, *arguments: object, **options: object) -> object:
+        enter = context.enter if shared(context, descriptor) else context.enter_unnoticed
+        marker = enter(name, (descriptor, *arguments))
+        if marker is None:
+            return call(descriptor, *arguments, **options)
+        return context.special(marker, name, call, (descriptor, *arguments), options)
+
+    intercepted.__name__ = intercepted.__qualname__ = name
+    return intercepted
+
+
+def content_is_shared(context: Context, descriptor: object) -> bool:
+    """Whether anybody but the running thread can see the content behind the descriptor."""
+    opened = context.process.descriptors.get(descriptor)  # type: ignore[call-overload]
+    if opened is None or opened.inode.private_to is not context.process:
+        return True
+    return context.member is not None and context.member.live > 1
+
+
+def close_is_noticed(context: Context, descriptor: object) -> bool:
+    """Whether closing the descriptor frees a lock, an inode number, or room."""
+    opened = context.process.descriptors.get(descriptor)  # type: ignore[call-overload]
+    if opened is None:
+        return False
+    inode = opened.inode
+    return opened.flock != 0 or bool(inode.record_locks) or inode.links == 0

@@ -1,0 +1,195 @@
+"""Puts the module globals of a process image back to what they were after import.
+
+Importing is expensive, so an image is imported once and used for many runs; each must begin as a fresh process would.
+`Pristine` walks once from the modules' globals through everything mutable that they reach (containers, instances and
+classes of those modules, simulated locks, caches of `functools`) and remembers shallow copies; `restore` compares by
+identity and puts back what differs. Not seen: variables closed over by functions, iterators (except `itertools.count`
+bound to a name), state inside C extensions. An adapter's own `reset` can do what this cannot.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import operator
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from types import FunctionType, ModuleType
+from typing import Any
+
+from .threads import Lock, RLock
+
+MAX_OBJECTS = 200_000
+"""Objects visited per image; a package that reaches more holds data of a size that no program under test should."""
+
+_LEAVES = (str, bytes, int, float, bool, type(None), ModuleType, FunctionType)
+_WEAK = (weakref.WeakValueDictionary, weakref.WeakKeyDictionary, weakref.WeakSet)
+
+
+class Pristine:
+    """What the globals of some modules were, and how to get back there."""
+
+    def __init__(self, modules: Iterable[ModuleType]) -> None:
+        self._names = set()
+        self._undo: list[Callable[[], None]] = []
+        self._seen: dict[int, object] = {}
+        roots = list(modules)
+        self._names = {module.__name__ for module in roots}
+        pending: deque[Any] = deque()
+        for module in roots:
+            self._remember_dict(module.__dict__, pending, skip_dunder=True)
+        while pending:
+            self._visit(pending.popleft(), pending)
+            if len(self._seen) > MAX_OBJECTS:
+                raise RuntimeError(
+                    f"more than {MAX_OBJECTS} objects hang on the globals of {', '.join(sorted(self._names)[:5])}…; "
+                    "give the adapter a `reset` and name the package in `shared`"
+                )
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for undo in self._undo:
+            undo()
+
+    def _visit(self, value: Any, pending: deque[Any]) -> None:
+        if isinstance(value, _LEAVES):
+            if isinstance(value, FunctionType):
+                wrapped = getattr(value, "__wrapped__", None)
+                if wrapped is not None:
+                    pending.append(wrapped)
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, dict):
+            self._remember_dict(value, pending)
+        elif isinstance(value, list | deque):
+            self._remember_sequence(value, pending)
+        elif isinstance(value, set):
+            self._remember_set(value, pending)
+        elif isinstance(value, bytearray):
+            self._undo.append(_restore_bytes(value, bytes(value)))
+        elif isinstance(value, tuple | frozenset):
+            pending.extend(value)
+        elif isinstance(value, Lock):
+            self._undo.append(value._at_fork_reinit)
+        elif isinstance(value, RLock):
+            self._undo.append(value._at_fork_reinit)
+        elif isinstance(value, _WEAK):
+            self._undo.append(_restore_weak(value))
+        elif isinstance(value, type):
+            self._remember_class(value, pending)
+        elif hasattr(value, "cache_clear"):
+            self._undo.append(value.cache_clear)
+        elif type(value).__module__ in self._names or type(value).__module__ in ("threading", "_thread", "types"):
+            self._remember_instance(value, pending)
+
+    def _remember_dict(self, value: dict[Any, Any], pending: deque[Any], *, skip_dunder: bool = False) -> None:
+        kept = dict(value)
+        counters = {key: copy.copy(item) for key, item in kept.items() if isinstance(item, itertools.count)}
+        self._undo.append(_restore_dict(value, kept, counters))
+        for key, item in kept.items():
+            if not (skip_dunder and isinstance(key, str) and key.startswith("__")):
+                pending.append(item)
+
+    def _remember_sequence(self, value: Any, pending: deque[Any]) -> None:
+        kept = list(value)
+        pending.extend(kept)
+
+        def restore() -> None:
+            if len(value) != len(kept) or not all(map(operator.is_, value, kept)):
+                value.clear()
+                value.extend(kept)
+
+        self._undo.append(restore)
+
+    def _remember_set(self, value: set[Any], pending: deque[Any]) -> None:
+        kept = list(value)
+        pending.extend(kept)
+
+        def restore() -> None:
+            if len(value) != len(kept) or not all(map(operator.is_, value, kept)):
+                value.clear()
+                value.update(kept)
+
+        self._undo.append(restore)
+
+    def _remember_instance(self, value: Any, pending: deque[Any]) -> None:
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            self._remember_dict(attributes, pending)
+        for kind in type(value).__mro__:
+            for slot in _slots_of(kind):
+                if hasattr(value, slot):
+                    kept = getattr(value, slot)
+                    pending.append(kept)
+                    self._undo.append(_restore_slot(value, slot, kept))
+
+    def _remember_class(self, value: type, pending: deque[Any]) -> None:
+        if value.__module__ not in self._names:
+            return
+        kept = {
+            name: item
+            for name, item in vars(value).items()
+            if not name.startswith("__") and not callable(item) and not hasattr(item, "__get__")
+        }
+        pending.extend(vars(value).values())
+
+        def restore() -> None:
+            current = vars(value)
+            for name, item in kept.items():
+                if current.get(name) is not item:
+                    setattr(value, name, item)
+
+        if kept:
+            self._undo.append(restore)
+
+
+def _slots_of(kind: type) -> list[str]:
+    slots = kind.__dict__.get("__slots__", ())
+    names = [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in names if not name.startswith("__")]
+
+
+def _restore_slot(value: object, slot: str, kept: object) -> Callable[[], None]:
+    def restore() -> None:
+        if getattr(value, slot, None) is not kept:
+            object.__setattr__(value, slot, kept)
+
+    return restore
+
+
+def _restore_bytes(value: bytearray, kept: bytes) -> Callable[[], None]:
+    def restore() -> None:
+        value[:] = kept
+
+    return restore
+
+
+def _restore_weak(value: Any) -> Callable[[], None]:
+    items = list(value.items()) if hasattr(value, "items") else list(value)
+
+    def restore() -> None:
+        if len(value) == len(items) == 0:
+            return
+        value.clear()
+        value.update(items)
+
+    return restore
+
+
+def _restore_dict(
+    value: dict[Any, Any], kept: dict[Any, Any], counters: dict[Any, itertools.count[int]]
+) -> Callable[[], None]:
+    ordered = isinstance(value, OrderedDict)
+
+    def restore() -> None:
+        if len(value) != len(kept) or not all(map(operator.is_, value.values(), kept.values())):
+            if ordered or value.keys() != kept.keys():
+                value.clear()
+            value.update(kept)
+        for key, counter in counters.items():
+            value[key] = copy.copy(counter)
+
+    return restore

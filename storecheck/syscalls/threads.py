@@ -1,0 +1,398 @@
+"""The module `_thread` of a simulated process; the standard library's `threading.py` is executed on top of it.
+
+Threads are greenlets of the executor. Locks are plain records: taking or freeing one is a scheduling point only while
+the process has more than one live thread, and a thread that waits for one is not runnable until it is freed (it then
+competes for it again, as with real locks). `threading.local` keeps a real `__dict__`, exchanged when another thread of
+the process gets the processor, so that the usual case, one thread, costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+from ..schedule.executor import NEVER_NS, Executor, ProcessKilled, Task
+from .context import MAIN_IDENT, Context
+from .posix import refusing
+
+TIMEOUT_MAX: Final = 9_223_372_036.0
+
+
+class LockWait:
+    """A thread waits for a lock of its own process."""
+
+    def __init__(self, lock: Lock | RLock) -> None:
+        self._lock = lock
+
+    def describe(self) -> str:
+        """What kind of lock."""
+        return "a lock in its own process"
+
+    def holders(self) -> list[Task]:
+        """The thread that took it, if it is still there."""
+        holder = self._lock.holder
+        return [holder] if isinstance(holder, Task) and not holder.done else []
+
+
+def _deadline_ns(executor: Executor, timeout: float) -> int:
+    if timeout < 0:
+        return NEVER_NS
+    return executor.machine.monotonic_ns + round(timeout * 1e9)
+
+
+def _check_arguments(blocking: bool, timeout: float) -> None:
+    if not blocking and timeout != -1:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0 and timeout != -1:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+
+
+class Lock:
+    """`threading.Lock` of a simulated process."""
+
+    __slots__ = ("__weakref__", "_context", "holder", "waiting")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.holder: object = None
+        self.waiting: deque[Task] = deque()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock, waiting for it if need be."""
+        context = self._context
+        member = context.member
+        if member is not None and member.live > 1:
+            assert context.executor is not None
+            context.executor.enter_lock("lock")
+        if self.holder is None:
+            self.holder = context.task() or context
+            return True
+        if not blocking:
+            return False
+        return self._wait(timeout)
+
+    def _wait(self, timeout: float) -> bool:
+        _check_arguments(True, timeout)
+        context = self._context
+        executor, _ = context.running()
+        deadline_ns = _deadline_ns(executor, timeout)
+        task = executor.current
+        assert task is not None
+        while self.holder is not None:
+            self.waiting.append(task)
+            woken = context.block(LockWait(self), deadline_ns=deadline_ns)
+            if not woken and self.holder is not None:
+                if task in self.waiting:
+                    self.waiting.remove(task)
+                return False
+        self.holder = task
+        return True
+
+    def release(self) -> None:
+        """Free the lock; those who wait compete for it."""
+        if self.holder is None:
+            raise RuntimeError("release unlocked lock")
+        context = self._context
+        member = context.member
+        if member is not None and member.live > 1:
+            assert context.executor is not None
+            context.executor.enter_lock("unlock")
+        self.holder = None
+        if self.waiting:
+            _wake_all(context, self.waiting)
+
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+        return self.holder is not None
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _at_fork_reinit(self) -> None:
+        self.holder = None
+        self.waiting.clear()
+
+    acquire_lock, release_lock, locked_lock = acquire, release, locked
+
+    def __repr__(self) -> str:
+        return f"<{'locked' if self.holder is not None else 'unlocked'} simulated lock>"
+
+
+def _wake_all(context: Context, waiting: deque[Task]) -> None:
+    executor = context.executor
+    while waiting:
+        task = waiting.popleft()
+        if executor is not None:
+            executor.wake(task)
+
+
+class RLock:
+    """`threading.RLock` of a simulated process."""
+
+    __slots__ = ("__weakref__", "_context", "_count", "_lock", "owner")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = Lock(context)
+        self.owner = 0
+        self._count = 0
+
+    @property
+    def holder(self) -> object:
+        """The thread that holds it."""
+        return self._lock.holder
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock once more, waiting for it if another thread has it."""
+        ident = self._context.ident
+        if self.owner == ident:
+            self._count += 1
+            return True
+        if self._lock.acquire(blocking, timeout):
+            self.owner = ident
+            self._count = 1
+            return True
+        return False
+
+    def release(self) -> None:
+        """Give it back once."""
+        if self.owner != self._context.ident:
+            raise RuntimeError("cannot release un-acquired lock")
+        self._count -= 1
+        if self._count == 0:
+            self.owner = 0
+            self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+        return self.owner != 0
+
+    def _is_owned(self) -> bool:
+        return self.owner == self._context.ident
+
+    def _release_save(self) -> tuple[int, int]:
+        if self.owner != self._context.ident:
+            raise RuntimeError("cannot release un-acquired lock")
+        state = (self._count, self.owner)
+        self._count = self.owner = 0
+        self._lock.release()
+        return state
+
+    def _acquire_restore(self, state: tuple[int, int]) -> None:
+        self._lock.acquire()
+        self._count, self.owner = state
+
+    def _recursion_count(self) -> int:
+        return self._count if self.owner == self._context.ident else 0
+
+    def _at_fork_reinit(self) -> None:
+        self._lock._at_fork_reinit()
+        self.owner = self._count = 0
+
+
+def build_local(context: Context) -> type:
+    """The class `threading.local` of one image."""
+
+    class local:
+        """Attributes of which every thread of the simulated process has its own."""
+
+        def __new__(cls, *arguments: object, **options: object) -> local:
+            self = super().__new__(cls)
+            context.locals.append(weakref.ref(self, context.locals.remove))
+            # Kept outside the instance, whose `__dict__` belongs to the running thread.
+            initial[id(self)] = (arguments, options)
+            weakref.finalize(self, initial.pop, id(self), None).atexit = False
+            return self
+
+        def __init_subclass__(cls, **options: object) -> None:
+            super().__init_subclass__(**options)
+
+    initial: dict[int, tuple[tuple[object, ...], dict[str, object]]] = {}
+    local.__module__, local.__qualname__ = "_thread", "local"
+
+    def exchange(leaving: Task, arriving: Task) -> None:
+        for reference in list(context.locals):
+            instance = reference()  # type: ignore[operator]
+            if instance is None:
+                continue
+            key = id(instance)
+            leaving.locals[key] = dict(instance.__dict__)
+            instance.__dict__.clear()
+            own = arriving.locals.pop(key, None)
+            if own is not None:
+                instance.__dict__.update(own)
+            elif type(instance).__init__ is not object.__init__:
+                arguments, options = initial[key]
+                instance.__init__(*arguments, **options)
+        context.ident = arriving.ident
+
+    local._exchange = staticmethod(exchange)  # type: ignore[attr-defined]
+    return local
+
+
+class ThreadHandle:
+    """`_thread._ThreadHandle` (3.13 and later): what `threading.Thread` joins."""
+
+    def __init__(self, context: Context) -> None:
+        self.ident = 0
+        self._ended = Lock(context)
+        self._is_done = False
+
+    def is_done(self) -> bool:
+        """Whether the thread has ended."""
+        return self._is_done
+
+    def _set_done(self) -> None:
+        if not self._is_done:
+            self._is_done = True
+            if self._ended.holder is not None:
+                self._ended.release()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread."""
+        if self._is_done:
+            return
+        if self._ended.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            self._ended.release()
+
+
+class _Threads:
+    """The functions of `_thread` of one image."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def get_ident(self) -> int:
+        return self._context.ident
+
+    def start_new_thread(
+        self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
+    ) -> int:
+        return self._start(function, args, kwargs or {}, None)
+
+    def start_joinable_thread(
+        self, function: Callable[[], object], handle: ThreadHandle | None = None, daemon: bool = True
+    ) -> ThreadHandle:
+        handle = handle or ThreadHandle(self._context)
+        handle._ended.acquire()
+        handle.ident = self._start(function, (), {}, handle)
+        return handle
+
+    def _start(
+        self,
+        function: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        handle: ThreadHandle | None,
+    ) -> int:
+        context = self._context
+        executor, member = context.running()
+        ident = context.next_ident
+        context.next_ident += 1
+
+        def body() -> None:
+            try:
+                function(*args, **kwargs)
+            except SystemExit:
+                pass
+            except ProcessKilled:
+                raise
+            except Exception as error:
+                sys.stderr.write(f"Exception ignored in simulated thread: {error!r}\n")
+            sentinel = context.sentinels.pop(ident, None)
+            if isinstance(sentinel, Lock) and sentinel.holder is not None:
+                sentinel.release()
+            if handle is not None:
+                handle._set_done()
+
+        executor.add_task(member, body, ident=ident)
+        return ident
+
+    def set_sentinel(self) -> Lock:
+        lock = Lock(self._context)
+        self._context.sentinels[self._context.ident] = lock
+        return lock
+
+    def make_thread_handle(self, ident: int, /) -> ThreadHandle:
+        handle = ThreadHandle(self._context)
+        handle.ident = ident
+        return handle
+
+    def exit(self) -> NoReturn:
+        raise SystemExit
+
+    def count(self) -> int:
+        member = self._context.member
+        return 0 if member is None else member.live - 1
+
+    def stack_size(self, size: int = 0, /) -> int:
+        return 0
+
+    def excepthook(self, details: Any, /) -> None:
+        import _thread as real_thread
+
+        if not issubclass(details.exc_type, ProcessKilled | SystemExit):
+            real_thread._excepthook(details)
+
+
+def build_thread(context: Context) -> ModuleType:
+    """The module `_thread` of one image."""
+    import _thread as real_thread
+
+    module = ModuleType("_thread", real_thread.__doc__)
+    threads = _Threads(context)
+
+    def new_lock() -> Lock:
+        return Lock(context)
+
+    def new_rlock() -> RLock:
+        return RLock(context)
+
+    module.__dict__.update(
+        {
+            "LockType": Lock,
+            "lock": new_lock,
+            "RLock": new_rlock,
+            "TIMEOUT_MAX": TIMEOUT_MAX,
+            "_ExceptHookArgs": getattr(real_thread, "_ExceptHookArgs", None),
+            "_excepthook": threads.excepthook,
+            "_count": threads.count,
+            "_local": build_local(context),
+            "_set_sentinel": threads.set_sentinel,
+            "_ThreadHandle": lambda: ThreadHandle(context),
+            "_get_main_thread_ident": lambda: MAIN_IDENT,
+            "_is_main_interpreter": lambda: True,
+            "_make_thread_handle": threads.make_thread_handle,
+            "_shutdown": lambda: None,
+            "allocate": new_lock,
+            "allocate_lock": new_lock,
+            "daemon_threads_allowed": lambda: True,
+            "error": RuntimeError,
+            "exit": threads.exit,
+            "exit_thread": threads.exit,
+            "get_ident": threads.get_ident,
+            "get_native_id": threads.get_ident,
+            "interrupt_main": refusing(context, "_thread.interrupt_main"),
+            "set_name": lambda name: None,
+            "stack_size": threads.stack_size,
+            "start_joinable_thread": threads.start_joinable_thread,
+            "start_new": threads.start_new_thread,
+            "start_new_thread": threads.start_new_thread,
+        }
+    )
+    return module
