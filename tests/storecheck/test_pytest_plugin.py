@@ -47,9 +47,10 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run_pytest(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=source)
-        return pytester.runpytest_subprocess(
-            "--verdict", "--verdict-json=out/verdict.json", "-p", "no:cacheprovider", *arguments, timeout=RUN_TIMEOUT_S
-        )
+        # Importing Hypothesis takes longer than everything else in most of these runs.
+        lean = () if "hypothesis" in source else ("-p", "no:hypothesispytest")
+        always = ("--verdict", "--verdict-json=out/verdict.json", "-p", "no:cacheprovider")
+        return pytester.runpytest_subprocess(*always, *lean, *arguments, timeout=RUN_TIMEOUT_S)
 
     return run_pytest
 
