@@ -6,7 +6,8 @@ imports this package first (pytest, its workers, the children of `multiprocess`)
 
 from importlib.util import find_spec
 
-if find_spec("models.mutants") is not None:
+_spec = find_spec("models.mutants")
+if _spec is not None and _spec.origin is not None:
     from models.mutants import install_from_environment
 
     install_from_environment()
