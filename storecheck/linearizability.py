@@ -127,9 +127,9 @@ class Verdict:
 
     def __str__(self) -> str:
         head = f"{self.status}: {self.operations} operations against {self.specification}"
-        searched = f"{self.configurations} configurations, {len(self.partitions)} partitions"
+        searched = f"configurations: {self.configurations}, partitions: {len(self.partitions)}"
         if self.status == "undecided":
-            return f"{head}: gave up after {searched}. Raise cap_configurations, or check a shorter history."
+            return f"{head}: gave up ({searched}). Raise cap_configurations, or check a shorter history."
         culprit = self.illegal
         if culprit is None:
             return f"{head} ({searched})"
@@ -760,7 +760,7 @@ def _sessions(value: Json, *, call: Call) -> _Sessions:
 
 def _versioned_map_step(state: _Sessions, call: Call) -> Sequence[_Sessions]:
     if call.name == "load":
-        return (state,) if _sessions(call.result, call=call) == state else ()
+        return (state,) if call.outcome == "unknown" or _sessions(call.result, call=call) == state else ()
     if call.name == "save":
         return (_sessions(call.argument, call=call),)
     session = _first_argument(call)
