@@ -5,6 +5,7 @@ could not; 2 for wrong usage.
 """
 
 import functools
+import importlib.util
 import sys
 import tempfile
 import time
@@ -61,9 +62,14 @@ def main(quick: bool, only: Sequence[str], json_path: Path | None, chart_path: P
     """Measure sessionstore against other stores and the raw disk, in interleaved rounds on this machine."""
     if chart_path.suffix not in (".svg", ".png"):
         raise click.BadParameter(f"{chart_path} ends in neither .svg nor .png", param_hint="--chart")
+    if importlib.util.find_spec("matplotlib") is None:
+        # Said now and not when everything has been measured.
+        raise click.UsageError(
+            "matplotlib is missing. Install the dependency group `bench`: `tox run -e bench` does."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(directory)
-    names = only or tuple(SECTIONS)
+    names = tuple(dict.fromkeys(only)) or tuple(SECTIONS)
     sections: list[Section] = []
     progress = Progress(names)
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=directory) as scratch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
-MEASURED_DISTRIBUTIONS = ("orjson", "msgspec", "filelock", "tinydb", "pickledb", "diskcache")
+MEASURED_DISTRIBUTIONS = ("orjson", "filelock", "tinydb", "pickledb", "diskcache")
 
 
 @dataclass(frozen=True, slots=True)
