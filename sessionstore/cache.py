@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sessionstore.digest import ContentDigest
 from sessionstore.files import FileVersion, Identity
 from sessionstore.settings import Settings
-from sessionstore.snapshot import Index
+from sessionstore.snapshot import Index, Snapshot
 
 MAX_PATHS = 64
 
@@ -177,18 +177,19 @@ def _fits_whole(size_bytes: int, settings: Settings) -> bool:
     return not is_oversized(size_bytes, settings) and size_bytes <= settings.serialized_cache_max_bytes
 
 
-def record_of(
-    version: FileVersion, index: Index, digest: ContentDigest | None, *, stored: Moment, settings: Settings
-) -> Record:
+def record_of(version: FileVersion, snapshot: Snapshot, *, stored: Moment, settings: Settings) -> Record:
     """What may be kept of a version that was just read or written."""
-    whole = _fits_whole(len(version.raw), settings)
+    content, index, digest = snapshot.content, snapshot.index, snapshot.digest
+    if content is None:
+        raise ValueError("there is nothing to keep of a missing file")
+    whole = _fits_whole(content.size_bytes, settings)
     if not whole and digest is None and index.cost_bytes <= settings.object_cache_max_bytes:
-        digest = ContentDigest.of(version.raw)
+        digest = ContentDigest.of(content)
     return Record(
         version.identity,
         version.settled,
         stored,
         index,
-        version.raw if whole else None,
+        content.joined() if whole else None,
         None if whole else digest,
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from sessionstore.content import Content
+
 MIN_SEGMENT_BYTES = 64 * 1024
 MAX_SEGMENTS = 256
 """Segments of a newly hashed content; bounds the memory of a digest to about 20 KB for a file of any size."""
@@ -22,9 +24,9 @@ class ContentDigest:
     segments: tuple[tuple[int, bytes], ...]
 
     @classmethod
-    def of(cls, raw: bytes) -> ContentDigest:
-        """Digest of `raw`."""
-        return cls(_hash_segments(raw, 0, len(raw)))
+    def of(cls, content: Content) -> ContentDigest:
+        """Digest of `content`."""
+        return cls(_hash_segments(content, 0, content.size_bytes))
 
     def matches(self, raw: bytes) -> bool:
         """Whether `raw` is the content that this is the digest of."""
@@ -37,8 +39,8 @@ class ContentDigest:
             start += length
         return True
 
-    def spliced(self, raw: bytes, *, start: int, removed: int, inserted: int) -> ContentDigest:
-        """Digest of `raw`, which is this content with `removed` bytes at `start` replaced by `inserted` others."""
+    def spliced(self, content: Content, *, start: int, removed: int, inserted: int) -> ContentDigest:
+        """Digest of `content`, which is the old one with `removed` bytes at `start` replaced by `inserted` others."""
         first, first_start, position = 0, 0, 0
         last = len(self.segments)
         for number, (length, _) in enumerate(self.segments):
@@ -52,16 +54,15 @@ class ContentDigest:
         last = max(first, last)
         hashed_end = max(position, start + removed) + inserted - removed
         spliced = ContentDigest(
-            self.segments[:first] + _hash_segments(raw, first_start, hashed_end) + self.segments[last:]
+            self.segments[:first] + _hash_segments(content, first_start, hashed_end) + self.segments[last:]
         )
         # Appending in small pieces leaves small segments behind; too many of them and all are laid out anew.
-        return spliced if len(spliced.segments) <= 2 * MAX_SEGMENTS else ContentDigest.of(raw)
+        return spliced if len(spliced.segments) <= 2 * MAX_SEGMENTS else ContentDigest.of(content)
 
 
-def _hash_segments(raw: bytes, start: int, end: int) -> tuple[tuple[int, bytes], ...]:
-    view = memoryview(raw)
-    step = max(MIN_SEGMENT_BYTES, -(-len(raw) // MAX_SEGMENTS))
+def _hash_segments(content: Content, start: int, end: int) -> tuple[tuple[int, bytes], ...]:
+    step = max(MIN_SEGMENT_BYTES, -(-content.size_bytes // MAX_SEGMENTS))
     return tuple(
-        (min(step, end - position), hashlib.sha256(view[position : min(position + step, end)]).digest())
+        (min(step, end - position), hashlib.sha256(content.slice(position, min(position + step, end))).digest())
         for position in range(start, end, step)
     )

@@ -134,7 +134,7 @@ class Draft(MutableMapping[str, dict[str, Any]]):
         for ordinal in ordinals:
             if index.table.keys[ordinal] == normal:
                 start = index.key_start(ordinal)
-                return (self._base.raw or b"")[start : start + index.key_lengths[ordinal]]
+                return self._base.bytes_between(start, start + index.key_lengths[ordinal])
         return encode_key(normal)
 
 

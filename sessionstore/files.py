@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sessionstore.content import Content
 from sessionstore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 RACY_WINDOW_NS = 20_000_000
@@ -82,22 +83,25 @@ def _settled_from_ns(stamp_ns: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """One version of the file, read whole.
+    """What is known, besides its bytes, of a version of the file that was read whole.
 
     Attributes:
-        raw: its bytes.
-        identity: its identity when they were read.
+        identity: its identity when it was read.
         settled: whether that identity can stand for the bytes from now on.
         mode: permission bits.
         owner, group: numeric ids.
     """
 
-    raw: bytes
     identity: Identity
     settled: bool
     mode: int
     owner: int
     group: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self.identity.size_bytes
 
 
 def _require_regular(path: str, status: os.stat_result) -> None:
@@ -152,11 +156,9 @@ class OpenFile:
         self.status = os.fstat(self.descriptor)
         return Identity.of(self.status)
 
-    def version(self, raw: bytes, identity: Identity) -> FileVersion:
-        """`raw`, just read and known to have been the content under `identity`."""
+    def _version(self, identity: Identity) -> FileVersion:
         status = self.status
         return FileVersion(
-            raw,
             identity,
             identity.is_settled(self._opened_ns),
             stat.S_IMODE(status.st_mode),
@@ -164,7 +166,7 @@ class OpenFile:
             status.st_gid,
         )
 
-    def read(self) -> FileVersion:
+    def read(self) -> tuple[bytes, FileVersion]:
         """The whole content as it was at one instant.
 
         A program that writes in place can change the bytes under the reader. A read counts only if the identity was
@@ -182,7 +184,7 @@ class OpenFile:
             after = self.identity()
             if after == identity and len(raw) == identity.size_bytes:
                 if identity.is_settled(self._opened_ns) or raw == previous:
-                    return self.version(raw, identity)
+                    return raw, self._version(identity)
                 previous = raw
             else:
                 previous = None
@@ -209,20 +211,21 @@ class OpenFile:
         os.lseek(self.descriptor, start, os.SEEK_SET)
         return os.read(self.descriptor, end - start)
 
-    def holds(self, raw: bytes) -> FileVersion | None:
-        """This version if its bytes are `raw`, else None; compares without keeping a second copy."""
+    def holds(self, content: Content) -> FileVersion | None:
+        """This version if its bytes are `content`, else None; compares without keeping a second copy."""
         identity = self.identity()
-        if identity.size_bytes != len(raw):
+        if identity.size_bytes != content.size_bytes:
             return None
         os.lseek(self.descriptor, 0, os.SEEK_SET)
-        offset = 0
-        while offset < len(raw):
-            chunk = os.read(self.descriptor, READ_CHUNK_BYTES)
-            if not chunk or not raw.startswith(chunk, offset):
-                return None
-            offset += len(chunk)
+        for piece in content.pieces:
+            position = piece.start
+            while position < piece.end:
+                chunk = os.read(self.descriptor, min(READ_CHUNK_BYTES, piece.end - position))
+                if not chunk or not piece.buffer.startswith(chunk, position):
+                    return None
+                position += len(chunk)
         # Changed during the comparison: whether it was ever equal as a whole is unknown, so the answer is no.
-        return self.version(raw, identity) if self.identity() == identity else None
+        return self._version(identity) if self.identity() == identity else None
 
 
 def resolve(path: str) -> str:
@@ -327,14 +330,16 @@ def require_writable(path: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def publish(path: str, raw: bytes, *, replaced: Replaced | None, unchanged: Callable[[], bool] | None) -> Identity:
-    """Replace the content of `path` by `raw`, durably and at once for every reader; returns the new identity.
+def publish(
+    path: str, content: Content, *, replaced: Replaced | None, unchanged: Callable[[], bool] | None
+) -> Identity:
+    """Replace what `path` holds by `content`, durably and at once for every reader; returns the new identity.
 
     The caller holds the write lock. A new file gets mode 0600; `replaced` gives its mode and owner on.
 
     Args:
         path: the resolved store file.
-        raw: the new content.
+        content: the new bytes.
         replaced: mode and owner to keep, or None for a new file.
         unchanged: asked right before the rename whether the file is still what the new content was made from; None not
             to ask.
@@ -351,7 +356,8 @@ def publish(path: str, raw: bytes, *, replaced: Replaced | None, unchanged: Call
         try:
             if replaced is not None:
                 _keep_mode_and_owner(descriptor, replaced)
-            _write_all(descriptor, raw)
+            for piece in content.pieces:
+                _write_all(descriptor, memoryview(piece.buffer)[piece.start : piece.end])
             # Not retried: after a failed fsync the kernel drops the dirty state, and a second one would lie.
             os.fsync(descriptor)
             if unchanged is not None and not unchanged():
@@ -396,11 +402,7 @@ def _keep_mode_and_owner(descriptor: int, replaced: Replaced) -> None:
         os.fchmod(descriptor, replaced.mode)
 
 
-def _write_all(descriptor: int, raw: bytes) -> None:
-    written = os.write(descriptor, raw)
-    if written == len(raw):
-        return
-    rest = memoryview(raw)[written:]
+def _write_all(descriptor: int, rest: memoryview) -> None:
     while rest:
         written = os.write(descriptor, rest)
         if written == 0:
@@ -432,7 +434,7 @@ def copy_aside(path: str, raw: bytes, *, suffix: str, mode: int) -> str:
         try:
             if sys.platform != "win32":
                 os.fchmod(descriptor, mode)
-            _write_all(descriptor, raw)
+            _write_all(descriptor, memoryview(raw))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sessionstore.content import Content, Piece
 from sessionstore.digest import ContentDigest
 from sessionstore.encoding import (
     MAX_DEPTH,
@@ -441,11 +442,11 @@ class Snapshot(Mapping[str, dict[str, Any]]):
     threads.
     """
 
-    __slots__ = ("_digest", "_index", "_path", "_raw")
+    __slots__ = ("_content", "_digest", "_index", "_path")
 
-    def __init__(self, path: str, raw: bytes | None, index: Index, digest: ContentDigest | None = None) -> None:
+    def __init__(self, path: str, content: Content | None, index: Index, digest: ContentDigest | None = None) -> None:
         self._path = path
-        self._raw = raw
+        self._content = content
         self._index = index
         self._digest = digest
 
@@ -455,9 +456,14 @@ class Snapshot(Mapping[str, dict[str, Any]]):
         return self._path
 
     @property
+    def content(self) -> Content | None:
+        """The file's bytes in pieces, or None if there was no file."""
+        return self._content
+
+    @property
     def raw(self) -> bytes | None:
         """The file's bytes, or None if there was no file."""
-        return self._raw
+        return None if self._content is None else self._content.joined()
 
     @property
     def index(self) -> Index:
@@ -469,10 +475,13 @@ class Snapshot(Mapping[str, dict[str, Any]]):
         """Digest of `raw`, if it has been computed."""
         return self._digest
 
+    def bytes_between(self, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of the file."""
+        return b"" if self._content is None else self._content.slice(start, end)
+
     def entry_bytes(self, ordinal: int) -> bytes:
         """An entry as spelled in the file."""
-        start, end = self._index.span(ordinal)
-        return (self._raw or b"")[start:end]
+        return self.bytes_between(*self._index.span(ordinal))
 
     def winner(self, ordinals: tuple[int, ...]) -> int:
         """Of the entries of one session, the one that counts."""
@@ -509,7 +518,7 @@ class Snapshot(Mapping[str, dict[str, Any]]):
         return len(self._index.table.ordinals)
 
     def __repr__(self) -> str:
-        size = "no file" if self._raw is None else f"{len(self._raw)} bytes"
+        size = "no file" if self._content is None else f"{self._content.size_bytes} bytes"
         return f"<Snapshot of {self._path}: {len(self)} sessions, {size}>"
 
 
@@ -579,8 +588,8 @@ class _Composer:
     def __init__(self, old: Snapshot, parts: Sequence[range | Change]) -> None:
         self.old = old
         self.parts = parts
-        self.view = memoryview(old.raw or b"")
-        self.chunks: list[bytes | memoryview] = []
+        self.content = Content(()) if old.content is None else old.content
+        self.pieces: list[Piece] = []
         self.key_lengths = array.array("I")
         self.value_lengths = array.array("I")
         self.updated_at = array.array("d")
@@ -594,18 +603,19 @@ class _Composer:
                 self.write(part)
             else:
                 self.keep(part.start, part.stop)
-        raw = self.joined()
+        content = self.finished()
         keys = tuple(self.keys)
         table = self.old.index.table if keys == self.old.index.table.keys else KeyTable.of(keys)
         index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at, self.starts)
-        return Snapshot(self.old.path, raw, index, self.digest(raw))
+        return Snapshot(self.old.path, content, index, self.digest(content))
 
     def keep(self, first: int, end: int) -> None:
         """Keep a run of places as it is: in a canonical frame also what is between them."""
         index = self.old.index
         if index.frame is None:
             begin, stop = index.key_start(first), index.span(end - 1)[1]
-            self.chunks.append(self.view[begin:stop])
+            self.separate()
+            self.pieces += self.content.cut(begin, stop)
             moved = self.end + _LEAD_BYTES - begin
             starts = index.value_starts()[first:end]
             self.starts += [start + moved for start in starts] if moved else starts
@@ -614,8 +624,8 @@ class _Composer:
             for ordinal in range(first, end):
                 key_start = index.key_start(ordinal)
                 start, stop = index.span(ordinal)
-                key = self.view[key_start : key_start + index.key_lengths[ordinal]]
-                self.add(b"".join((key, _GAP, self.view[start:stop])), value_bytes=stop - start)
+                key = self.content.slice(key_start, key_start + index.key_lengths[ordinal])
+                self.add(key + _GAP + self.content.slice(start, stop), value_bytes=stop - start)
         self.key_lengths += index.key_lengths[first:end]
         self.value_lengths += index.value_lengths[first:end]
         self.updated_at += index.updated_at[first:end]
@@ -629,30 +639,31 @@ class _Composer:
         self.keys.append(change.key)
 
     def add(self, member: bytes, *, value_bytes: int) -> None:
-        self.chunks.append(member)
+        self.separate()
+        self.pieces.append(Piece(member, 0, len(member)))
         self.end += _LEAD_BYTES + len(member)
         self.starts.append(self.end - value_bytes)
 
-    def joined(self) -> bytes:
-        if not self.chunks:
-            return _EMPTY
-        parts: list[bytes | memoryview] = [_OPEN]
-        for chunk in self.chunks:
-            parts += (chunk, _SEPARATOR)
-        parts[-1] = _CLOSE
-        return b"".join(parts)
+    def separate(self) -> None:
+        lead = _SEPARATOR if self.pieces else _OPEN
+        self.pieces.append(Piece(lead, 0, len(lead)))
 
-    def digest(self, raw: bytes) -> ContentDigest | None:
+    def finished(self) -> Content:
+        end = _CLOSE if self.pieces else _EMPTY
+        return Content((*self.pieces, Piece(end, 0, len(end))))
+
+    def digest(self, content: Content) -> ContentDigest | None:
         """The new digest, brought up to date from the old one where that is possible."""
         old, parts = self.old, self.parts
-        if old.digest is None or old.raw is None or old.index.frame is not None or not old.index or not parts:
+        if old.digest is None or old.content is None or old.index.frame is not None or not old.index or not parts:
             return None
         index, count = old.index, len(old.index)
         first, last = parts[0], parts[-1]
         kept_before = first.stop if isinstance(first, range) and first.start == 0 else 0
         kept_from = last.start if isinstance(last, range) and last.stop == count and len(parts) > 1 else count
         begin = index.span(kept_before - 1)[1] if kept_before else 0
-        end = index.key_start(kept_from) if kept_from < count else len(old.raw)
+        end = index.key_start(kept_from) if kept_from < count else old.content.size_bytes
+        grown = content.size_bytes - old.content.size_bytes
         if end < begin:
             return None  # a permutation: nothing is where it was
-        return old.digest.spliced(raw, start=begin, removed=end - begin, inserted=end - begin + len(raw) - len(old.raw))
+        return old.digest.spliced(content, start=begin, removed=end - begin, inserted=end - begin + grown)

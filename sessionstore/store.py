@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from sessionstore import maintenance, process
 from sessionstore.cache import Moment, Record, is_oversized, record_of
+from sessionstore.content import Content
 from sessionstore.draft import Draft, is_same
 from sessionstore.encoding import decode_entry, encode_entry, private_copy
 from sessionstore.errors import StoreError, UnstorableValueError
@@ -342,61 +343,57 @@ class Operation:
     # Reading without the lock
 
     def load_uncached(self) -> Snapshot:
-        """The newest content, past the caches; a file that is too large for them is dropped from them."""
+        """The newest content, past the caches; what they hold of a file that has become too large is dropped."""
         self.look_up()
         try:
             with OpenFile(self.path) as file:
-                version = file.read()
+                raw, version = file.read()
         except FileNotFoundError:
             self.drop()
             return self.empty()
         self.count("file_reads")
-        if self.record is not None and self.record.raw is not None and is_oversized(len(version.raw), self.settings):
+        if self.record is not None and self.record.raw is not None and is_oversized(version.size_bytes, self.settings):
             self.drop()
         self.count("parses")
-        return Snapshot(self.path, version.raw, parse(self.path, version.raw))
+        return Snapshot(self.path, Content.of(raw), parse(self.path, raw))
 
     def load(self) -> tuple[Snapshot, bool]:
         """The newest content, and whether the cache spared the parsing."""
         self.look_up()
         record = self.record
-        whole = record is not None and record.raw is not None and record.is_trusted(_now())
-        if record is not None and whole and stat_identity(self.path) == record.identity:
-            return Snapshot(self.path, record.raw, record.index), True
+        if record is not None and record.raw is not None and record.is_trusted(_now()):
+            identity = stat_identity(self.path)
+            if identity == record.identity:
+                return Snapshot(self.path, Content.of(record.raw), record.index), True
         try:
             with OpenFile(self.path) as file:
-                version = file.read()
+                raw, version = file.read()
         except FileNotFoundError:
             self.drop()
             return self.empty(), False
         self.count("file_reads")
-        self.learn_size(len(version.raw))
-        snapshot, hit = self.recognise(version, None, by_bytes=False)
-        return self.remember(version, snapshot), hit
+        self.learn_size(version.size_bytes)
+        hit = record is not None and (self.vouches_for(record, version) or record.holds(raw))
+        return self.remember(version, self.recognised(raw, None, hit=hit)), hit
 
-    def recognise(self, version: FileVersion, base: Snapshot | None, *, by_bytes: bool) -> tuple[Snapshot, bool]:
-        """The snapshot of a version just read, and whether the cache spared parsing it. Keeps nothing yet.
+    def vouches_for(self, record: Record, version: FileVersion) -> bool:
+        """Whether an equal identity says that the file still is what the record is about."""
+        return record.is_trusted(_now()) and record.identity == version.identity
 
-        Parsed only as far as nothing is known of it from the cache or from `base`.
-        """
+    def recognised(self, raw: bytes, base: Snapshot | None, *, hit: bool) -> Snapshot:
+        """The snapshot of bytes just read; parsed, unless (`hit`) the record is about them, as far as they are new."""
         record = self.record
-        if record is not None and self.is_same_version(record, version, by_bytes=by_bytes):
-            return Snapshot(self.path, version.raw, record.index, record.digest), True
+        if hit and record is not None:
+            return Snapshot(self.path, Content.of(raw), record.index, record.digest)
+        self.count("parses")
         try:
-            return Snapshot(self.path, version.raw, self.parse(version.raw, base)), False
+            return Snapshot(self.path, Content.of(raw), self.parsed(raw, base))
         except BaseException:
             self.drop()
             raise
 
-    def is_same_version(self, record: Record, version: FileVersion, *, by_bytes: bool) -> bool:
-        """Whether a record is about the bytes that were just read."""
-        if not by_bytes and record.raw is None and record.is_trusted(_now()) and record.identity == version.identity:
-            return True
-        return record.holds(version.raw)
-
-    def parse(self, raw: bytes, base: Snapshot | None) -> Index:
-        """Find the entries, starting from whatever earlier version is at hand."""
-        self.count("parses")
+    def parsed(self, raw: bytes, base: Snapshot | None) -> Index:
+        """Where the entries are, starting from whatever earlier version is at hand."""
         if base is not None and base.raw is not None:
             return parse_changed(self.path, raw, old_raw=base.raw, old=base.index)
         if self.record is not None and self.record.raw is not None:
@@ -405,10 +402,10 @@ class Operation:
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
         """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
-        record = record_of(version, snapshot.index, snapshot.digest, stored=_now(), settings=self.settings)
+        record = record_of(version, snapshot, stored=_now(), settings=self.settings)
         with self.process.mutex:
             self.process.cache.put(self.path, record, self.settings)
-        return Snapshot(self.path, snapshot.raw, snapshot.index, record.digest or snapshot.digest)
+        return Snapshot(self.path, snapshot.content, snapshot.index, record.digest or snapshot.digest)
 
     def read_slice(self, key: str) -> _Sliced | None:
         """One entry by its position alone, or None where that is not possible."""
@@ -504,20 +501,21 @@ class Edit:
             self._file = file = OpenFile(operation.path)
         except FileNotFoundError:
             operation.drop()
-            self.reused = base is not None and base.raw is None
+            self.reused = base is not None and base.content is None
             return operation.empty()
-        if base is not None and base.raw is not None:
+        if base is not None and base.content is not None:
             # By bytes, never by stat: a rewrite may leave the same size, inode and time stamps.
-            self._version = file.holds(base.raw)
+            self._version = file.holds(base.content)
             if self._version is not None:
                 self.reused = True
                 operation.count("file_reads")
-                operation.learn_size(len(base.raw))
+                operation.learn_size(self._version.size_bytes)
                 return base
-        self._version = version = file.read()
+        raw, self._version = file.read()
         operation.count("file_reads")
-        operation.learn_size(len(version.raw))
-        return operation.recognise(version, base, by_bytes=True)[0]
+        operation.learn_size(self._version.size_bytes)
+        record = operation.record
+        return operation.recognised(raw, base, hit=record is not None and record.holds(raw))
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""
@@ -537,8 +535,8 @@ class Edit:
                 "Nothing was written. Begin another edit here."
             )
         try:
-            new = self._maintained(self._composed(draft, current))
-            if new.raw == current.raw:
+            new = self._maintained(self._composed(draft, current), current)
+            if new is current:
                 operation.count("noop_writes")
                 draft.close(current if self._version is None else operation.remember(self._version, current))
             else:
@@ -551,7 +549,7 @@ class Edit:
         parts = draft.parts() if self._replacement is None else _replacing_parts(current, self._replacement)
         return current if parts is None else compose(current, parts)
 
-    def _maintained(self, new: Snapshot) -> Snapshot:
+    def _maintained(self, new: Snapshot, current: Snapshot) -> Snapshot:
         """`new` without what maintenance removes; or a warning of that, and of the backup that is due."""
         settings, operation = self._operation.settings, self._operation
         enforce = settings.maintenance_mode == "enforce"
@@ -562,52 +560,60 @@ class Edit:
             _session_times(new), now_ms=now_ms, settings=settings, active_session=self._active
         )
         if not enforce:
-            rotated = self._version_to_back_up()
-            rotated_bytes = None if rotated is None else len(rotated.raw)
             maintenance.warn_of(
-                operation.path, pruned=len(pruned), capped=len(capped), rotated_bytes=rotated_bytes, settings=settings
+                operation.path,
+                pruned=len(pruned),
+                capped=len(capped),
+                rotated_bytes=self._bytes_to_back_up(),
+                settings=settings,
             )
             return new
         ordinals = new.index.table.ordinals
         removed: dict[int, Change | None] = {n: None for key in (*pruned, *capped) for n in ordinals[key]}
-        return compose(new, parts_of(new, removed)) if removed else new
+        if not removed:
+            return new
+        maintained = compose(new, parts_of(new, removed))
+        # It may have undone just what the edit did.
+        return current if maintained.raw == current.raw else maintained
 
-    def _version_to_back_up(self) -> FileVersion | None:
+    def _bytes_to_back_up(self) -> int | None:
+        """Size of the file that is to be replaced, if maintenance backs it up before."""
         version = self._version
-        return version if version is not None and len(version.raw) > self._operation.settings.rotate_bytes else None
+        large = version is not None and version.size_bytes > self._operation.settings.rotate_bytes
+        return version.size_bytes if version is not None and large else None
+
+    def _back_up(self) -> None:
+        operation, version, raw = self._operation, self._version, self._require(self._current).raw
+        if operation.settings.maintenance_mode == "enforce" and self._bytes_to_back_up() is not None and version:
+            maintenance.back_up(operation.path, raw, now_ms=time.time_ns() // 1_000_000, mode=version.mode)
 
     def _write(self, new: Snapshot) -> Snapshot:
-        operation, raw = self._operation, new.raw
-        if raw is None:
-            raise AssertionError("a composed snapshot has bytes")
+        operation, content = self._operation, self._require(new.content)
         try:
             if operation.is_due(operation.process.swept_ns):
                 sweep_temporary_files(operation.path)
-            rotated = self._version_to_back_up()
-            if rotated is not None and operation.settings.maintenance_mode == "enforce":
-                now_ms = time.time_ns() // 1_000_000
-                maintenance.back_up(operation.path, rotated.raw, now_ms=now_ms, mode=rotated.mode)
-            identity = self._publish(raw)
+            self._back_up()
+            identity = self._publish(content)
         except BaseException:
             # Whatever the disk holds now, nothing in memory may be ahead of it or vouch for it.
             operation.drop()
             raise
         self.written = True
         operation.count("writes")
-        operation.learn_size(len(raw))
+        operation.learn_size(content.size_bytes)
         # Not settled: a program that writes in place could leave the same stamps within the same tick.
-        return operation.remember(FileVersion(raw, identity, False, 0, 0, 0), new)
+        return operation.remember(FileVersion(identity, False, 0, 0, 0), new)
 
-    def _publish(self, raw: bytes) -> Identity:
+    def _publish(self, content: Content) -> Identity:
         path, version = self._operation.path, self._version
         # A save replaces whatever is there. An update is made from what was there, so it looks once more: programs that
         # do not take the lock may have written meanwhile.
         unchanged = self._is_unchanged if self._replacement is None else None
         if version is None:
-            return publish(path, raw, replaced=None, unchanged=unchanged)
+            return publish(path, content, replaced=None, unchanged=unchanged)
         require_writable(path)
         replaced = Replaced(version.mode, version.owner, version.group)
-        return publish(path, raw, replaced=replaced, unchanged=unchanged)
+        return publish(path, content, replaced=replaced, unchanged=unchanged)
 
     def _is_unchanged(self) -> bool:
         """Whether the file still has the bytes that were read under the lock."""
@@ -615,12 +621,12 @@ class Edit:
         identity = stat_identity(path)
         if version is None or identity is None:
             return version is None and identity is None
-        if identity == version.identity and (version.settled or len(version.raw) > MAX_COMPARED_TWICE_BYTES):
+        if identity == version.identity and (version.settled or version.size_bytes > MAX_COMPARED_TWICE_BYTES):
             return True
         # Other stamps, or stamps that a write within the same tick leaves as they are: the bytes decide.
         try:
             with OpenFile(path) as file:
-                return file.holds(version.raw) is not None
+                return file.holds(self._require(self._current).content) is not None
         except FileNotFoundError:
             return False
 
@@ -689,7 +695,7 @@ def _replacing_parts(current: Snapshot, encoded: Iterable[EncodedSession]) -> li
         else:
             parts.append(range(ordinal, ordinal + 1))
     count = len(current.index)
-    unchanged = current.raw is not None and parts == ([range(count)] if count else [])
+    unchanged = current.content is not None and parts == ([range(count)] if count else [])
     return None if unchanged else parts
 
 

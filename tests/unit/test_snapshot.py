@@ -15,6 +15,7 @@ from hypothesis import assume, event, example, given
 from hypothesis import strategies as st
 
 from sessionstore import CorruptStoreError, Snapshot
+from sessionstore.content import Content
 from sessionstore.digest import MIN_SEGMENT_BYTES, ContentDigest
 from sessionstore.encoding import encode_entry, encode_key
 from sessionstore.snapshot import Change, Index, compose, normalise_key, parse, parse_changed, parts_of
@@ -158,7 +159,7 @@ def test_composing_keeps_untouched_bytes_and_knows_where_everything_is(
 ) -> None:
     """Places that are not named keep their bytes; the new index and digest are those of the new bytes."""
     raw = layout(sessions)
-    old = Snapshot("s", raw, parse("s", raw), ContentDigest.of(raw))
+    old = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
     count = len(old.index)
     changes = data.draw(
         st.dictionaries(st.integers(0, max(0, count - 1)), st.one_of(st.none(), entries), max_size=3)
@@ -190,7 +191,9 @@ def test_a_spliced_digest_is_one_of_the_new_content_and_of_no_other(
     removed = min(removed, len(old) - start)
     new = old[:start] + inserted + old[start + removed :]
     assume(new != old)
-    digest = ContentDigest.of(old).spliced(new, start=start, removed=removed, inserted=len(inserted))
+    digest = ContentDigest.of(Content.of(old)).spliced(
+        Content.of(new), start=start, removed=removed, inserted=len(inserted)
+    )
     assert digest.matches(new)
     assert not digest.matches(old)
     flipped = bytearray(new)
@@ -202,14 +205,14 @@ def test_a_spliced_digest_is_one_of_the_new_content_and_of_no_other(
 @pytest.mark.promise("CACHE3")
 def test_a_digest_stays_small_however_often_a_file_grows() -> None:
     """Appending a thousand times does not leave a thousand segments."""
-    raw, digest = b"", ContentDigest.of(b"")
+    raw, digest = b"", ContentDigest.of(Content.of(b""))
     for number in range(1500):
         grown = raw + b"%d," % number
-        digest = digest.spliced(grown, start=len(raw), removed=0, inserted=len(grown) - len(raw))
+        digest = digest.spliced(Content.of(grown), start=len(raw), removed=0, inserted=len(grown) - len(raw))
         raw = grown
     assert digest.matches(raw)
     assert len(digest.segments) <= 512
-    assert len(ContentDigest.of(b"x" * MIN_SEGMENT_BYTES * 1000).segments) <= 256
+    assert len(ContentDigest.of(Content.of(b"x" * MIN_SEGMENT_BYTES * 1000)).segments) <= 256
 
 
 @pytest.mark.promise("KEY1")
@@ -227,7 +230,7 @@ def test_of_several_spellings_the_newest_counts_and_the_normal_one_wins_a_tie() 
             "\x1cd": {"n": 7},
         }
     ).encode()
-    snapshot = Snapshot("s", raw, parse("s", raw))
+    snapshot = Snapshot("s", Content.of(raw), parse("s", raw))
     assert {key: snapshot[key]["n"] for key in ("a", "B", "c", "d")} == {"a": 0, "B": 3, "c": 5, "d": 6}
     assert list(snapshot) == [
         "A",
