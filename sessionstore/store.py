@@ -577,14 +577,14 @@ class Edit:
         return current if maintained.raw == current.raw else maintained
 
     def _bytes_to_back_up(self) -> int | None:
-        """Size of the file that is to be replaced, if maintenance backs it up before."""
-        version = self._version
-        large = version is not None and version.size_bytes > self._operation.settings.rotate_bytes
-        return version.size_bytes if version is not None and large else None
+        """Size of the file that is to be replaced, if it is so large that maintenance backs it up."""
+        size_bytes = 0 if self._version is None else self._version.size_bytes
+        return size_bytes if size_bytes > self._operation.settings.rotate_bytes else None
 
-    def _back_up(self) -> None:
-        operation, version, raw = self._operation, self._version, self._require(self._current).raw
-        if operation.settings.maintenance_mode == "enforce" and self._bytes_to_back_up() is not None and version:
+    def _back_up(self, version: FileVersion) -> None:
+        operation = self._operation
+        if operation.settings.maintenance_mode == "enforce" and self._bytes_to_back_up() is not None:
+            raw = self._require(self._current).raw
             maintenance.back_up(operation.path, raw, now_ms=time.time_ns() // 1_000_000, mode=version.mode)
 
     def _write(self, new: Snapshot) -> Snapshot:
@@ -592,7 +592,9 @@ class Edit:
         try:
             if operation.is_due(operation.process.swept_ns):
                 sweep_temporary_files(operation.path)
-            self._back_up()
+            if self._version is not None:
+                require_writable(operation.path)
+                self._back_up(self._version)
             identity = self._publish(content)
         except BaseException:
             # Whatever the disk holds now, nothing in memory may be ahead of it or vouch for it.
@@ -611,7 +613,6 @@ class Edit:
         unchanged = self._is_unchanged if self._replacement is None else None
         if version is None:
             return publish(path, content, replaced=None, unchanged=unchanged)
-        require_writable(path)
         replaced = Replaced(version.mode, version.owner, version.group)
         return publish(path, content, replaced=replaced, unchanged=unchanged)
 
