@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from storecheck import cli, verdict
 from storecheck.pytest_plugin import MUTANT_VARIABLE
 
-RUN_TIMEOUT_S = 60
-"""For one run of pytest in a child process: a few seconds, with room for a loaded machine."""
+RUN_TIMEOUT_S = 240
+"""For one run of pytest in a child process: seconds, with room for a loaded machine, and less than the test's own."""
 
 PROMISES = """
     from typing import NamedTuple
