@@ -596,26 +596,33 @@ class _Composer:
         self.keys: list[str] = []
         self.starts: list[int] = []
         self.end = 0
+        self.closed = False
 
     def composed(self) -> Snapshot:
-        for part in self.parts:
+        for number, part in enumerate(self.parts, start=1):
             if isinstance(part, Change):
                 self.write(part)
             else:
-                self.keep(part.start, part.stop)
+                self.keep(part.start, part.stop, is_last=number == len(self.parts))
         content = self.finished()
         keys = tuple(self.keys)
         table = self.old.index.table if keys == self.old.index.table.keys else KeyTable.of(keys)
         index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at, self.starts)
         return Snapshot(self.old.path, content, index, self.digest(content))
 
-    def keep(self, first: int, end: int) -> None:
+    def keep(self, first: int, end: int, *, is_last: bool) -> None:
         """Keep a run of places as it is: in a canonical frame also what is between them."""
         index = self.old.index
         if index.frame is None:
             begin, stop = index.key_start(first), index.span(end - 1)[1]
-            self.separate()
-            self.pieces += self.content.cut(begin, stop)
+            # Of the frame as much as is there already: every piece is a write.
+            lead_is_there = (first == 0) == (not self.pieces)
+            if not lead_is_there:
+                self.separate()
+            self.closed = end == len(index) and is_last
+            self.pieces += self.content.cut(
+                begin - _LEAD_BYTES if lead_is_there else begin, self.content.size_bytes if self.closed else stop
+            )
             moved = self.end + _LEAD_BYTES - begin
             starts = index.value_starts()[first:end]
             self.starts += [start + moved for start in starts] if moved else starts
@@ -639,9 +646,9 @@ class _Composer:
         self.keys.append(change.key)
 
     def add(self, member: bytes, *, value_bytes: int) -> None:
-        self.separate()
-        self.pieces.append(Piece(member, 0, len(member)))
-        self.end += _LEAD_BYTES + len(member)
+        framed = (_SEPARATOR if self.pieces else _OPEN) + member
+        self.pieces.append(Piece(framed, 0, len(framed)))
+        self.end += len(framed)
         self.starts.append(self.end - value_bytes)
 
     def separate(self) -> None:
@@ -649,6 +656,8 @@ class _Composer:
         self.pieces.append(Piece(lead, 0, len(lead)))
 
     def finished(self) -> Content:
+        if self.closed:
+            return Content(self.pieces)
         end = _CLOSE if self.pieces else _EMPTY
         return Content((*self.pieces, Piece(end, 0, len(end))))
 

@@ -15,7 +15,7 @@ from hypothesis import assume, event, example, given
 from hypothesis import strategies as st
 
 from sessionstore import CorruptStoreError, Snapshot
-from sessionstore.content import Content
+from sessionstore.content import MAX_PIECES, Content
 from sessionstore.digest import MIN_SEGMENT_BYTES, ContentDigest
 from sessionstore.encoding import encode_entry, encode_key
 from sessionstore.snapshot import Change, Index, compose, normalise_key, parse, parse_changed, parts_of
@@ -240,3 +240,48 @@ def test_of_several_spellings_the_newest_counts_and_the_normal_one_wins_a_tie() 
         "\x1cd",
     ]  # U+001C is white space for Python, not for JavaScript
     assert normalise_key("\u2003X\u00a0") == "x"
+
+
+@pytest.mark.promise("WRITE7", "SNAP4")
+@given(
+    stores.filter(bool),
+    st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), entries), st.booleans()), min_size=1, max_size=30),
+)
+def test_a_chain_of_changes_gives_the_bytes_that_writing_all_would_give(
+    sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any] | None, bool]]
+) -> None:
+    """However many changes a version is away from a whole buffer, its bytes, index and digest are exact."""
+    raw = canonical(sessions)
+    snapshot = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
+    expected = {key: encode_entry(entry) for key, entry in sessions.items()}
+    for number, (place, entry, append) in enumerate(steps):
+        old_keys = snapshot.index.table.keys
+        changes: dict[int, Change | None] = {}
+        if old_keys:
+            key = old_keys[place % len(old_keys)]
+            changes[place % len(old_keys)] = None if entry is None else Change.of(key, entry)
+            if entry is None:
+                del expected[key]
+            else:
+                expected[key] = encode_entry(entry)
+        appended = [Change.of(f"new{number}", {"n": number})] if append else []
+        expected.update({change.key: change.value for change in appended})
+        snapshot = compose(snapshot, parts_of(snapshot, changes, appended))
+        assert snapshot.content is not None
+        assert len(snapshot.content.pieces) <= MAX_PIECES
+        kept_alive = {id(piece.buffer): len(piece.buffer) for piece in snapshot.content.pieces}
+        assert sum(kept_alive.values()) <= 2 * snapshot.content.size_bytes + 64 * 1024
+        size, middle = snapshot.content.size_bytes, snapshot.content.size_bytes // 2
+        assert snapshot.content.slice(0, middle) + snapshot.content.slice(middle, size) == written(expected)
+        assert snapshot.digest is None or snapshot.digest.matches(written(expected))
+        for ordinal, key in enumerate(snapshot.index.table.keys):
+            assert snapshot.entry_bytes(ordinal) == expected[key]
+            assert snapshot.index.key_start(ordinal) == written(expected).index(encode_key(key) + b": " + expected[key])
+    assert snapshot.raw == written(expected)
+
+
+def written(members: dict[str, bytes]) -> bytes:
+    """The file that holds these entries."""
+    if not members:
+        return b"{}"
+    return b"{" + b",".join(b"\n  " + encode_key(key) + b": " + value for key, value in members.items()) + b"\n}"
