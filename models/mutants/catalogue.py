@@ -1,0 +1,20 @@
+"""All planted bugs, by the part of the store that they are in."""
+
+from __future__ import annotations
+
+from models.mutants.planting import Mutant, MutantError
+
+MUTANTS: tuple[Mutant, ...] = ()
+
+_BY_ID = {mutant.id: mutant for mutant in MUTANTS}
+
+
+def mutant_by_id(mutant_id: str) -> Mutant:
+    """The mutant of that id.
+
+    Raises:
+        MutantError: there is none.
+    """
+    if mutant_id not in _BY_ID:
+        raise MutantError(f"there is no mutant {mutant_id!r}. Give one of {', '.join(_BY_ID)}.")
+    return _BY_ID[mutant_id]
