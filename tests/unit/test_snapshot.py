@@ -285,3 +285,27 @@ def written(members: dict[str, bytes]) -> bytes:
     if not members:
         return b"{}"
     return b"{" + b",".join(b"\n  " + encode_key(key) + b": " + value for key, value in members.items()) + b"\n}"
+
+
+@pytest.mark.promise("SNAP2", "CACHE3")
+@given(st.data())
+def test_the_digest_of_a_large_file_follows_every_kind_of_change(data: Any) -> None:
+    """Also over many segments, a digest brought up to date is the digest of the new bytes."""
+    sessions = {f"s{number}": {"n": number, "pad": chr(97 + number) * 40_000} for number in range(12)}
+    raw = canonical(sessions)
+    snapshot = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
+    for number in range(data.draw(st.integers(1, 4), label="changes")):
+        count = len(snapshot.index)
+        first = data.draw(st.integers(0, count - 1), label="first")
+        others = data.draw(st.lists(st.integers(0, count - 1), max_size=2), label="others")
+        entry = data.draw(st.sampled_from([None, {}, {"pad": "z" * 40_000}, {"pad": "y" * 100_000}]), label="entry")
+        keys_before = snapshot.index.table.keys
+        changes = {place: None if entry is None else Change.of(keys_before[place], entry) for place in [first, *others]}
+        appended = (
+            [Change.of(f"new{number}", {"pad": "x" * 70_000})] if data.draw(st.booleans(), label="append") else []
+        )
+        snapshot = compose(snapshot, parts_of(snapshot, changes, appended))
+        if len(snapshot.index) == 0:
+            return
+        assert snapshot.digest is not None
+        assert snapshot.digest.matches(snapshot.raw or b"")
