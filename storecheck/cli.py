@@ -1,24 +1,43 @@
-"""Command line of the verifier: `storecheck verdict FILE`.
+"""Command line of the verifier: look at verdicts, search a program, replay and explain counterexamples.
 
-Shows the verdict of an earlier run, from the file that `pytest --verdict-json FILE` wrote. Runs no tests: pytest is the
-runner.
+`storecheck verdict FILE` shows the verdict of an earlier run of pytest; `run` searches the schedules of one program;
+`replay` executes a counterexample again; `explain` shows its lanes without executing anything; `list` finds
+counterexamples below a directory. Tests are run by pytest, not here.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from storecheck import verdict as verdicts
 
+if TYPE_CHECKING:
+    # Imported where used: `storecheck verdict` needs no simulator.
+    from storecheck.counterexample import Counterexample
+    from storecheck.explore import Check, Exploration
+    from storecheck.lanes import Line
+    from storecheck.program import Program
+    from storecheck.schedule import Strategy
+
 _COLOURS = {"passed": "green", "FAILED": "red", "not verified": "yellow"}
+
+EXECUTIONS_DEFAULT = 2_000
+"""Schedules that `run` executes unless told otherwise: a few seconds for a small program."""
 
 
 @click.group()
 @click.version_option(package_name="sessionstore")
 def main() -> None:
     """Look at what a run of the verifier found."""
+    # Adapters and checks are named by import path, and belong to the project in the working directory.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
 
 
 @main.command("verdict")
@@ -38,3 +57,134 @@ def show_verdict(file: Path) -> None:
         click.echo(line)
     click.echo(f"In {verdict.duration_s:.1f} s: {verdicts.headline(verdict)}.")
     raise SystemExit(1 if verdict.failed else 0)
+
+
+@main.command("run")
+@click.argument("program_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--check", "check_path", required=True, help="Import path module:function of the check.")
+@click.option("--preemptions", type=click.IntRange(0), help="Every schedule with at most so many preemptions.")
+@click.option("--executions", type=click.IntRange(1), default=EXECUTIONS_DEFAULT, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a counterexample here.")
+def run_program(
+    program_file: Path, check_path: str, preemptions: int | None, executions: int, seed: int, out: Path | None
+) -> None:
+    """Search the schedules of the program in PROGRAM_FILE (JSON): random ones, or all within --preemptions.
+
+    Exit status: 0 nothing found, 1 a failure, 2 the program or check makes no sense.
+    """
+    from storecheck.explore import explore
+    from storecheck.schedule import PreemptionBounded, RandomSchedules
+
+    program, check = _read_program(program_file), _import_check(check_path)
+    strategy: Strategy = (
+        RandomSchedules(executions=executions, seed=seed) if preemptions is None else PreemptionBounded(preemptions)
+    )
+    result = explore(program, strategy=strategy, check=check, max_executions=executions)
+    if result.failure is None:
+        click.echo(f"No failure: {result.verdict}.")
+        return
+    _show_failure(result, title=f"{program_file.stem}: {check_path}", check_path=check_path, out=out)
+    raise SystemExit(1)
+
+
+def _read_program(path: Path) -> Program:
+    from storecheck.program import Program
+
+    try:
+        return Program.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from error
+
+
+def _import_check(path: str) -> Check:
+    module, _, name = path.partition(":")
+    try:
+        return cast("Check", getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise click.UsageError(f"--check {path} cannot be imported: {error}") from error
+
+
+def _show_failure(result: Exploration, *, title: str, check_path: str, out: Path | None) -> None:
+    from storecheck.counterexample import from_failure
+
+    assert result.failure is not None
+    document = from_failure(result.failure, title=title, verdict=str(result.verdict), check=check_path)
+    _show(document, document.trace)
+    click.echo(f"Found on execution {result.executions}, then minimised; the search: {result.verdict}.")
+    if out is not None:
+        document.write(out)
+        click.echo(f"Replay it with: storecheck replay {out}")
+
+
+@main.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--times", type=click.IntRange(1, 1000), default=1, show_default=True, help="Replay so often.")
+def replay_file(file: Path, times: int) -> None:
+    """Execute the counterexample in FILE again and show its lanes.
+
+    Exit status: 0 every replay did exactly what was recorded and failed the same way; 1 it did not (the bug is gone,
+    or the code has changed); 2 FILE is no counterexample.
+    """
+    from storecheck.counterexample import replay
+    from storecheck.schedule import ReplayDiverged
+
+    document = _load(file)
+    exact = 0
+    for number in range(times):
+        try:
+            replayed = replay(document)
+        except ReplayDiverged as error:
+            raise click.ClickException(f"{file} does not replay: {error}") from error
+        if number == 0:
+            _show(document, replayed.trace)
+        exact += replayed.same and replayed.finding == document.finding
+    click.echo(f"{exact} of {times} replays did exactly what was recorded.")
+    raise SystemExit(0 if exact == times else 1)
+
+
+@main.command("explain")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def explain_file(file: Path) -> None:
+    """Show the lanes of the counterexample in FILE as recorded, without executing anything."""
+    document = _load(file)
+    _show(document, document.trace)
+
+
+@main.command("list")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
+def list_files(directory: Path) -> None:
+    """List the counterexamples below DIRECTORY."""
+    from storecheck.counterexample import FORMAT, CounterexampleError, load
+
+    for path in sorted(directory.rglob("*.json")):
+        if FORMAT not in path.read_text(encoding="utf-8", errors="replace")[:200]:
+            continue
+        try:
+            document = load(path)
+        except CounterexampleError as error:
+            click.echo(f"{path}: cannot be read: {error}")
+            continue
+        processes, operations = len(document.program.processes), document.program.operations()
+        click.echo(
+            f"{path}: {document.title} ({processes} processes, {operations} operations): {document.finding.message}"
+        )
+
+
+def _load(path: Path) -> Counterexample:
+    from storecheck.counterexample import CounterexampleError, load
+
+    try:
+        return load(path)
+    except CounterexampleError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _show(document: Counterexample, trace: tuple[Line, ...]) -> None:
+    from storecheck.lanes import render
+
+    click.secho(document.title, bold=True)
+    for line in render(trace, processes=len(document.program.processes)):
+        marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
+        click.secho(line, fg="red" if marked else None)
+    click.secho(f"Finding: {document.finding.message}", fg="red")

@@ -218,7 +218,9 @@ def _minimise(failure: Failure, *, check: Check | None, transform: Transform | N
 
     Each smaller program is searched with few preemptions and a fixed budget; one that does not fail in it is kept out.
     """
-    best = _fewest_preemptions(failure.program, failure, check=check, transform=transform, max_steps=max_steps) or failure
+    best = (
+        _fewest_preemptions(failure.program, failure, check=check, transform=transform, max_steps=max_steps) or failure
+    )
     shrinking = True
     while shrinking:
         shrinking = False

@@ -145,7 +145,9 @@ class Program:
             ),
             machine=machine,
             kills=expect_number(fields.get("kills", 0), "program.kills"),
-            environment={name: expect_text(value, f"program.environment.{name}") for name, value in environment.items()},
+            environment={
+                name: expect_text(value, f"program.environment.{name}") for name, value in environment.items()
+            },
             private=_names(fields.get("private", []), "program.private"),
             shared=_names(fields.get("shared", []), "program.shared"),
         )

@@ -211,7 +211,9 @@ class Runner:
             program=self.program,
             operations=run.operations,
             machine=machine,
-            ends=tuple("killed" if member.killed else "ended" if member.ended else "stuck" for member in executor.members),
+            ends=tuple(
+                "killed" if member.killed else "ended" if member.ended else "stuck" for member in executor.members
+            ),
             choices=tuple(executor.choices),
             steps=executor.steps,
             preemptions=executor.preemptions,

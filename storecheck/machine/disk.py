@@ -105,9 +105,7 @@ class Disk:
             self._next_number += 1
         serial = self._next_serial
         self._next_serial += 1
-        return Inode(
-            number=number, serial=serial, kind=kind, mode=mode, uid=uid, gid=gid, stamp_ns=self.stamp_ns()
-        )
+        return Inode(number=number, serial=serial, kind=kind, mode=mode, uid=uid, gid=gid, stamp_ns=self.stamp_ns())
 
     def drop_if_unused(self, inode: Inode) -> None:
         """Free the inode once no name and no descriptor is left; its number may be used again."""

@@ -111,9 +111,7 @@ class Machine(Namespace):
             fail(errno.EBADF)
         return found
 
-    def open(
-        self, process: Process, path: object, flags: int, mode: int = 0o777, *, at: Inode | None = None
-    ) -> int:
+    def open(self, process: Process, path: object, flags: int, mode: int = 0o777, *, at: Inode | None = None) -> int:
         """open(2); returns the descriptor."""
         if len(process.descriptors) >= process.open_files:
             fail(errno.EMFILE, path)
@@ -167,9 +165,7 @@ class Machine(Namespace):
         self, process: Process, text: str, path: object, mode: int, at: Inode | None, *, exclusive: bool
     ) -> Inode:
         directory, name, _ = self.locate(process, text, shown=path, at=at, follow=not exclusive)  # type: ignore[arg-type]
-        inode = self.create(
-            process, directory, name, kind=REGULAR, mode=mode & 0o7777 & ~process.umask, shown=path
-        )
+        inode = self.create(process, directory, name, kind=REGULAR, mode=mode & 0o7777 & ~process.umask, shown=path)
         if exclusive:
             inode.private_to = process
         return inode
@@ -441,9 +437,7 @@ class Machine(Namespace):
 
     # lockf
 
-    def record_lock(
-        self, process: Process, descriptor: int, operation: int, *, start: int, size: int
-    ) -> Waiter | None:
+    def record_lock(self, process: Process, descriptor: int, operation: int, *, start: int, size: int) -> Waiter | None:
         """fcntl(F_SETLK, F_SETLKW): a POSIX lock of the process (not of the descriptor) on a range of bytes."""
         opened = self.opened(process, descriptor)
         kind = operation & ~LOCK_NB

@@ -114,9 +114,7 @@ class Namespace(Disk):
                 fail(errno.ENOENT, shown)
             directory = inode
 
-    def existing(
-        self, process: Process, path: object, *, at: Inode | None = None, follow: bool = True
-    ) -> Inode:
+    def existing(self, process: Process, path: object, *, at: Inode | None = None, follow: bool = True) -> Inode:
         """The inode a path leads to; ENOENT if there is none."""
         inode = self.locate(process, self.text_of(path), shown=path, at=at, follow=follow)[2]  # type: ignore[arg-type]
         if inode is None:

@@ -19,6 +19,7 @@ FIRST_DESCRIPTOR = 1_000_000
 
 Points = Literal["shared", "all"]
 InodeReuse = Literal["lowest", "never"]
+TimeChoice = Literal["none", "sleeps", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,9 @@ class MachineParameters:
             1_000_000_000 (ext3, HFS+), 2_000_000_000 (FAT).
         inode_reuse: `lowest` gives a new file the lowest free number, as ext4 does; `never` counts up, as tmpfs does.
         step_ns: how far both clocks move at each system call. 0 lets time pass only while processes sleep.
-        time_choice: a sleeping process may also be woken while others can run (the clock jumps to its wake time). If
-            false, time passes only when nobody can run, and a process that polls with sleeps is never woken early.
+        time_choice: what time may do while somebody can still run. `sleeps`: any sleep may end (the clock jumps to its
+            end), so that a poller may look at any moment; `all`: waits with a timeout may run into it too, at any
+            contention, as on a machine that can be arbitrarily slow; `none`: time passes only when nobody can run.
         points: `shared` makes scheduling points of the calls that other processes can notice; `all` of every call.
             Not noticed by others are: clocks, ids, umask, urandom, positions of the process's own descriptors, and
             calls on the descriptor of a file that the process created with O_EXCL and nobody else has opened, renamed
@@ -51,7 +53,7 @@ class MachineParameters:
     stamp_granularity_ns: int = 1
     inode_reuse: InodeReuse = "lowest"
     step_ns: int = 1_000
-    time_choice: bool = True
+    time_choice: TimeChoice = "sleeps"
     points: Points = "shared"
     wall_start_ns: int = 1_767_225_600_000_000_000
     disk_bytes: int | None = None
@@ -70,6 +72,8 @@ class MachineParameters:
             raise ValueError(f"inode_reuse is {self.inode_reuse!r}; give 'lowest' or 'never'")
         if self.points not in ("shared", "all"):
             raise ValueError(f"points is {self.points!r}; give 'shared' or 'all'")
+        if self.time_choice not in ("none", "sleeps", "all"):
+            raise ValueError(f"time_choice is {self.time_choice!r}; give 'none', 'sleeps' or 'all'")
         if self.step_ns < 0:
             raise ValueError(f"step_ns is {self.step_ns}; clocks do not run backwards by themselves, give 0 or more")
 

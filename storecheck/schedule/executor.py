@@ -170,7 +170,7 @@ class Executor:
         self.policy = policy
         self.kills_left = kills_max
         self.step_log = step_log
-        self.time_choice = machine.parameters.time_choice
+        self._time_choice = machine.parameters.time_choice
         self.step_ns = machine.parameters.step_ns
         self.all_points = machine.parameters.points == "all"
         self.steps = 0
@@ -186,6 +186,7 @@ class Executor:
         self.tasks: list[Task] = []
         self.runnable = 0
         self.sleeping = 0
+        self.early = 0
         self.next_deadline_ns = NEVER_NS
         self.current: Task | None = None
         self._next: Task | None = None
@@ -273,7 +274,7 @@ class Executor:
     def _end_task(self, task: Task) -> None:
         task.done = True
         self.runnable &= ~task.bit
-        self.sleeping &= ~task.bit
+        self._rest(task)
         task.member.live -= 1
 
     # System calls
@@ -294,7 +295,8 @@ class Executor:
         if (
             runnable != task.bit
             or self.kills_left
-            or (self.sleeping and (self.time_choice or machine.monotonic_ns >= self.next_deadline_ns))
+            or self.early
+            or machine.monotonic_ns >= self.next_deadline_ns
             or self.chooser.every_step
         ):
             chosen = self._pick(task)
@@ -334,7 +336,7 @@ class Executor:
             self._refuse_stranger(name)
         self.steps += 1
         self.machine.step = self.steps
-        if self.runnable != task.bit or self.sleeping or self.chooser.every_step:
+        if self.runnable != task.bit or self.early or self.chooser.every_step:
             chosen = self._pick(task)
             if chosen is not task:
                 self._switch_to(chosen)
@@ -394,7 +396,7 @@ class Executor:
                 if not self.sleeping:
                     self._nobody_can_run()
                     return None
-                if not (self.time_choice and self.chooser.every_step):
+                if not (self._time_choice == "all" and self.chooser.every_step):
                     machine.monotonic_ns = max(machine.monotonic_ns, self.next_deadline_ns)
                     self._wake_sleepers(machine.monotonic_ns)
             chosen = self._choose(arrived)
@@ -404,7 +406,7 @@ class Executor:
 
     def _choose(self, arrived: Task | None) -> Task | None:
         runnable = self.runnable
-        sleeping = self.sleeping if self.time_choice else 0
+        sleeping = self.early
         killable = self.kills_left > 0 and arrived is not None and not arrived.done and not arrived.dead
         candidates = runnable | sleeping
         if candidates & (candidates - 1) or killable or self.chooser.every_step:
@@ -440,7 +442,7 @@ class Executor:
 
     # Blocking
 
-    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS) -> bool:
+    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS, sleeps: bool = False) -> bool:
         """Stop the running thread until `wake` (returns True) or until the clock reaches `deadline_ns` (False)."""
         task = self.current
         assert task is not None
@@ -449,6 +451,8 @@ class Executor:
         if deadline_ns != NEVER_NS:
             task.deadline_ns = deadline_ns
             self.sleeping |= task.bit
+            if self._time_choice == "all" or (sleeps and self._time_choice == "sleeps"):
+                self.early |= task.bit
             self.next_deadline_ns = min(self.next_deadline_ns, deadline_ns)
         chosen = self._pick(task)
         if chosen is not task:
@@ -477,13 +481,17 @@ class Executor:
         """Make those runnable whose time has come; they find out that nobody woke them."""
         for task in self.tasks:
             if self.sleeping & task.bit and task.deadline_ns <= now_ns:
-                self.sleeping &= ~task.bit
+                self._rest(task)
                 self.runnable |= task.bit
                 task.deadline_ns = NEVER_NS
         self._find_next_deadline()
 
-    def _no_longer_sleeps(self, task: Task) -> None:
+    def _rest(self, task: Task) -> None:
         self.sleeping &= ~task.bit
+        self.early &= ~task.bit
+
+    def _no_longer_sleeps(self, task: Task) -> None:
+        self._rest(task)
         task.deadline_ns = NEVER_NS
         self._find_next_deadline()
 

@@ -52,7 +52,7 @@ def build_time(context: Context) -> ModuleType:
             raise ValueError("sleep length must be non-negative")
         delay_ns = round(seconds * 1e9)
         if delay_ns:
-            context.block(SleepWait(), deadline_ns=monotonic_ns() + delay_ns)
+            context.block(SleepWait(), deadline_ns=monotonic_ns() + delay_ns, sleeps=True)
 
     def clock_gettime_ns(clock: int, /) -> int:
         if clock == real_time.CLOCK_REALTIME or clock == getattr(real_time, "CLOCK_TAI", -1):

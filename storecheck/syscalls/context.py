@@ -110,10 +110,10 @@ class Context:
         """The thread that runs, or None outside a run."""
         return None if self.executor is None else self.executor.current
 
-    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS) -> bool:
+    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS, sleeps: bool = False) -> bool:
         """Wait as the running thread; False if the time ran out."""
         executor, _ = self.running()
-        return executor.block(wait, deadline_ns=deadline_ns)
+        return executor.block(wait, deadline_ns=deadline_ns, sleeps=sleeps)
 
     def refuse(self, what: str) -> None:
         """Note that the code under test reached for something that is not simulated: the run is then no evidence."""

@@ -44,7 +44,9 @@ def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:
             self._closefd = closefd
             letters = mode.replace("b", "").replace("+", "")
             if letters not in _MODES or mode.count("+") > 1:
-                raise ValueError(f"Must have exactly one of create/read/write/append mode and at most one plus: {mode!r}")
+                raise ValueError(
+                    f"Must have exactly one of create/read/write/append mode and at most one plus: {mode!r}"
+                )
             flags, self._reads, self._writes = _MODES[letters]
             if "+" in mode:
                 flags = flags & ~(os.O_RDONLY | os.O_WRONLY) | os.O_RDWR
@@ -259,7 +261,9 @@ def build_io(name: str, context: Context, posix: ModuleType) -> ModuleType:
     import _io
 
     module = ModuleType(name, io.__doc__)
-    module.__dict__.update({key: value for key, value in vars(io if name == "io" else _io).items() if key != "__spec__"})
+    module.__dict__.update(
+        {key: value for key, value in vars(io if name == "io" else _io).items() if key != "__spec__"}
+    )
     file_io = build_file_io(context, posix)
     open_function = build_open(file_io)
     module.__dict__["FileIO"] = file_io

@@ -48,7 +48,18 @@ PRIVATE_STANDARD: Final = frozenset(
 """Standard modules written in Python that capture functions of the system when they are imported."""
 
 REFUSED: Final = frozenset(
-    {"socket", "_socket", "select", "selectors", "subprocess", "_posixsubprocess", "mmap", "multiprocessing", "pty", "ssl"}
+    {
+        "socket",
+        "_socket",
+        "select",
+        "selectors",
+        "subprocess",
+        "_posixsubprocess",
+        "mmap",
+        "multiprocessing",
+        "pty",
+        "ssl",
+    }
 )
 """Modules that lead out of the simulated computer: they can be imported, not used."""
 
@@ -118,7 +129,9 @@ class ProcessImage:
         self.modules["datetime"] = build_datetime(context, self.modules["time"])
         self.modules["_io"] = build_io("_io", context, posix)
         self.modules["io"] = build_io("io", context, posix)
-        self.modules["io"].__dict__.update({name: vars(self.modules["_io"])[name] for name in ("FileIO", "open", "open_code")})
+        self.modules["io"].__dict__.update(
+            {name: vars(self.modules["_io"])[name] for name in ("FileIO", "open", "open_code")}
+        )
         self.modules["atexit"] = self._build_atexit()
         self.modules["importlib"] = self._build_importlib()
         self.builtins = ModuleType("builtins", real_builtins.__doc__)

@@ -224,9 +224,7 @@ class _Calls:
         context = self._context
         return context.machine.directory_of(context.machine.opened(context.process, dir_fd))
 
-    def _inode(
-        self, path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True
-    ) -> tuple[Inode, object]:
+    def _inode(self, path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> tuple[Inode, object]:
         """The inode of a path or descriptor, and what to show in an error."""
         context = self._context
         if isinstance(path, int):
@@ -255,9 +253,7 @@ class _Calls:
         context.machine.touch(("inode", inode.serial), 0)
         return stat_of(inode)
 
-    def rename(
-        self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
-    ) -> None:
+    def rename(self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
         context = self._context
         context.machine.rename(
             context.process, self._path(src), self._path(dst), source_at=self._at(src_dir_fd), at=self._at(dst_dir_fd)
@@ -284,9 +280,7 @@ class _Calls:
             follow=follows,
         )
 
-    def symlink(
-        self, src: Any, dst: Any, target_is_directory: bool = False, *, dir_fd: int | None = None
-    ) -> None:
+    def symlink(self, src: Any, dst: Any, target_is_directory: bool = False, *, dir_fd: int | None = None) -> None:
         context = self._context
         context.machine.symlink(context.process, self._path(src), self._path(dst), at=self._at(dir_fd))
 
@@ -334,9 +328,7 @@ class _Calls:
             raise NotImplementedError("chmod: follow_symlinks unavailable on this platform")
         self._context.machine.chmod(self._context.process, inode, mode, shown=shown)
 
-    def chown(
-        self, path: Any, uid: int, gid: int, *, dir_fd: int | None = None, follow_symlinks: bool = True
-    ) -> None:
+    def chown(self, path: Any, uid: int, gid: int, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
         inode, shown = self._inode(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
         self._context.machine.chown(self._context.process, inode, uid, gid, shown=shown)
 

@@ -104,9 +104,7 @@ def test_random_schedules_are_the_same_for_the_same_seed() -> None:
 
 def test_a_killed_process_frees_its_lock_and_runs_no_finally() -> None:
     """Whoever is killed, wherever: the others go on, and an acknowledged addition is never lost."""
-    result = explore(
-        counting("LockedCounter", kills=1), strategy=PreemptionBounded(1), check=no_addition_lost
-    )
+    result = explore(counting("LockedCounter", kills=1), strategy=PreemptionBounded(1), check=no_addition_lost)
     assert result.failure is None
     assert isinstance(result.verdict, Exhausted)
 
