@@ -4,10 +4,6 @@ A planted bug has to be in place before anything imports `sessionstore`. Every p
 imports this package first (pytest, its workers, the children of `multiprocess`), so it is installed here.
 """
 
-from importlib.util import find_spec
+from models.mutants import install_from_environment
 
-_spec = find_spec("models.mutants")
-if _spec is not None and _spec.origin is not None:
-    from models.mutants import install_from_environment
-
-    install_from_environment()
+install_from_environment()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 
+from models.strategies import realistic_store
+
 # A run on a loaded machine must not fail for its speed: no deadline, and slow draws of megabyte stores are wanted.
 # One bug per failure: with two, Hypothesis reports "2 distinct failures" and the message of neither.
 _COMMON = settings(
@@ -39,6 +41,4 @@ def store_path(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def big_store_bytes() -> bytes:
     """A store file of the size and shape met in production, the same in every run."""
-    from models.strategies import realistic_store
-
     return realistic_store(REALISTIC_STORE_BYTES, seed=0)

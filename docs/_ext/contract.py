@@ -8,6 +8,7 @@ is in the verdict of a run.
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import json
 import re
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+from models.mutants import MUTANTS, Patch
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -124,11 +127,6 @@ def tests_of(promise: Mapping[str, Any]) -> list[CheckingTest]:
     return sorted({CheckingTest.of(nodeid) for nodeid in promise["tests"]})
 
 
-def planted_bugs(promise: Mapping[str, Any]) -> list[str]:
-    """Ids of the planted bugs that break `promise`."""
-    return [*promise["mutants_killed"], *promise["mutants_survived"], *promise["mutants_untried"]]
-
-
 def anchor(promise_id: str) -> str:
     """Name of the anchor of a promise on the contract page."""
     return f"promise-{promise_id}"
@@ -157,8 +155,10 @@ def contract_page() -> Iterator[str]:
                 yield f"- [`{test.file}::{test.name}`](#{test.label}){': ' if sentence else ''}{sentence}"
         else:
             yield "No test checks this promise yet: a run lists it as *not verified*."
-        bugs = planted_bugs(promise)
-        yield "\nPlanted bugs: " + (", ".join(f"[{bug}](#{bug_anchor(bug)})" for bug in bugs) or "none yet") + ".\n"
+        bugs = [
+            f"[{bug.id}](#{bug_anchor(bug.id)}) ({bug.bug_class})" for bug in MUTANTS if bug.promise == promise["id"]
+        ]
+        yield "\nPlanted bugs: " + (", ".join(bugs) or "none yet") + ".\n"
 
 
 def tests_page() -> Iterator[str]:
@@ -177,6 +177,27 @@ def tests_page() -> Iterator[str]:
         yield f"### `{test.name}`\n"
         yield "Checks " + ", ".join(f"[{id_}](#{anchor(id_)})" for id_ in promises_of[test]) + ".\n"
         yield f"~~~~python\n{source}\n~~~~\n"
+
+
+def mutants_page() -> Iterator[str]:
+    """Every planted bug: what it does, what it breaks, how it is planted, and which tests must notice."""
+    shown_tests = {test for promise in promises() for test in tests_of(promise)}
+    for bug in MUTANTS:
+        yield f"({bug_anchor(bug.id)})="
+        yield f"## {bug.id}: {bug.bug_class}\n"
+        yield f"{bug.description} Breaks [{bug.promise}](#{anchor(bug.promise)}). Noticed by\n"
+        for test in sorted({CheckingTest.of(killer) for killer in bug.killers}):
+            name = f"`{test.file}::{test.name}`" if test.name else f"`{test.file}`"
+            yield f"- [{name}](#{test.label})" if test in shown_tests else f"- {name}"
+        for patch in bug.patches:
+            yield f"\n~~~~diff\n{as_diff(patch)}\n~~~~\n"
+
+
+def as_diff(patch: Patch) -> str:
+    """What a patch changes, as a unified diff of the lines that it names."""
+    file = f"sessionstore/{patch.module.replace('.', '/')}.py"
+    lines = difflib.unified_diff(patch.old.splitlines(), patch.new.splitlines(), file, file, lineterm="", n=99)
+    return "\n".join(lines)
 
 
 class MarkdownDirective(SphinxDirective):
@@ -202,8 +223,15 @@ class PromisedTests(MarkdownDirective):
     write = staticmethod(tests_page)
 
 
+class PlantedBugs(MarkdownDirective):
+    """`planted-bugs`: the bugs that the suite has to notice."""
+
+    write = staticmethod(mutants_page)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("promises", Promises)
     app.add_directive("promised-tests", PromisedTests)
+    app.add_directive("planted-bugs", PlantedBugs)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
