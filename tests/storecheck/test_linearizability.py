@@ -32,10 +32,10 @@ from storecheck.linearizability import (
 
 S = TypeVar("S")
 
-EXAMPLES_FACTOR = 4
+EXAMPLES_FACTOR = 2
 """Small histories cost a millisecond each: these properties look at more of them than the profile asks for."""
 
-AT_LEAST_OF_EACH_VERDICT = 15
+AT_LEAST_OF_EACH_VERDICT = 10
 """Of the examples of one property, how many must have had each verdict: else it compared nothing."""
 
 
@@ -696,7 +696,7 @@ class TestRules:
             (versioned_map(), Call(name="update", argument=["a"])),
             (versioned_map(), Call(name="save", argument=[1])),
         ],
-        ids=str,
+        ids=lambda value: value.name.replace(" ", "-"),
     )
     def test_operations_that_a_specification_does_not_know_are_errors(
         self, specification: Specification[Hashable], call: Call
