@@ -11,7 +11,7 @@ project = "sessionstore"
 author = "the sessionstore developers"
 copyright = "2026, the sessionstore developers"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "contract"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "contract"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "sessionstore"
