@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 STORE_VARIABLE = "OPENCLAW_SESSION_STORE"
 DEFAULT_STORE = "sessions.json"
+INTERRUPTED = 130  # what shells report for a program ended by SIGINT
 
 
 def main() -> None:
@@ -62,4 +63,10 @@ def _exit_with_status(path: str) -> None:
         # Whoever read the answer has gone. Nothing is left to say, and the flush at exit must not say that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status_code = 1
+    except OSError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status_code = 1
+    except KeyboardInterrupt:
+        status_code = INTERRUPTED
     sys.exit(status_code)

@@ -19,10 +19,21 @@ from typing import Any, TypeVar
 
 import click
 
-from sessionstore.cli import STORE_VARIABLE, chosen_store, cleanup, doctor, measure, memory, repair, scratch, stress
+from sessionstore.cli import (
+    INTERRUPTED,
+    STORE_VARIABLE,
+    chosen_store,
+    cleanup,
+    doctor,
+    measure,
+    memory,
+    repair,
+    scratch,
+    stress,
+)
 from sessionstore.cli import status as status_report
 from sessionstore.cli.survey import survey
-from sessionstore.cli.terminal import is_decorated, json_text, printable, table
+from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table
 from sessionstore.draft import Draft
 from sessionstore.encoding import InvalidJSONError, decode_entry
 from sessionstore.errors import StoreError, UnstorableValueError
@@ -32,7 +43,6 @@ from sessionstore.store import SessionStore
 
 MAX_TARGET_KB = 1_000_000
 DEFAULT_LOCK_TIMEOUT_S = Settings().lock_timeout_s
-INTERRUPTED = 130  # what shells report for a program ended by SIGINT
 
 _COLOURS = {"problem": "red", "remark": "yellow", "fine": "green"}
 
@@ -251,8 +261,7 @@ def list_sessions(ctx: click.Context, *, as_json: bool) -> None:
         )
         for session in sessions
     ]
-    for line in table(("KEY", "UPDATED", "BYTES", "LABEL"), rows, right=frozenset({"BYTES"})):
-        click.echo(line)
+    click.echo("\n".join(table(("KEY", "UPDATED", "BYTES", "LABEL"), rows, right=frozenset({"BYTES"}))))
 
 
 def _no_such_session(path: str, key: str) -> _Failure:
@@ -345,9 +354,9 @@ def clean_up(ctx: click.Context, *, enforce: bool) -> None:
     if not done.is_due:
         click.echo("nothing to do")
     elif enforce:
-        click.echo(f"removed {removed:,} sessions")
+        click.echo(f"removed {counted(removed, 'session')}")
     else:
-        click.echo(f"would remove {removed:,} sessions; --enforce does it")
+        click.echo(f"would remove {counted(removed, 'session')}; --enforce does it")
 
 
 def _tell(findings: Iterable[doctor.Finding]) -> None:

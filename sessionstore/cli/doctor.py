@@ -12,7 +12,7 @@ from typing import Literal
 from sessionstore.cli.repair import Problem, Repair, Salvage, salvage
 from sessionstore.cli.status import describe_lock
 from sessionstore.cli.survey import Survey
-from sessionstore.cli.terminal import printable
+from sessionstore.cli.terminal import counted, printable
 from sessionstore.errors import StoreError
 from sessionstore.files import OpenFile
 
@@ -57,7 +57,8 @@ def _of_content(found: Survey) -> Iterator[Finding]:
         yield Finding("fine", "there is no file yet, so the store is empty; the first write creates it")
     elif found.content.corruption is None:
         yield Finding(
-            "fine", f"{found.content.sessions:,} sessions in {found.content.size_bytes:,} bytes, all readable"
+            "fine",
+            f"{counted(found.content.sessions or 0, 'session')} in {found.content.size_bytes:,} bytes, all readable",
         )
     else:
         yield from _of_corruption(found)
@@ -77,7 +78,7 @@ def _of_corruption(found: Survey) -> Iterator[Finding]:
     yield Finding(
         "problem",
         f"corrupt at {_place(raw, first.offset)}: {first.reason}. Programs refuse to read or write it.",
-        excerpt(raw, first.offset),
+        () if any(problem.offset == first.offset for problem in saved.problems) else excerpt(raw, first.offset),
     )
     for problem in saved.problems[:MAX_TOLD_PROBLEMS]:
         yield Finding("problem", _told(raw, problem), excerpt(raw, problem.offset))
@@ -113,12 +114,10 @@ def _shown(raw: bytes) -> str:
 
 def outcome(saved: Salvage) -> str:
     """What a salvage keeps and loses, in words."""
-    kept = f"{len(saved.kept):,} session{'' if len(saved.kept) == 1 else 's'}"
+    kept = counted(len(saved.kept), "session")
     if not saved.lost:
         return f"{kept} and lose no session whose key can be read"
-    names = ", ".join(repr(key) for key in saved.lost[:MAX_TOLD_KEYS])
-    more = len(saved.lost) - MAX_TOLD_KEYS
-    return f"{kept} and lose {len(saved.lost):,}: {names}" + (f" and {more:,} more" if more > 0 else "")
+    return f"{kept} and lose {len(saved.lost):,}: {_named(saved.lost)}"
 
 
 def _of_access(found: Survey) -> Iterator[Finding]:
@@ -151,10 +150,9 @@ def _of_lock(found: Survey) -> Iterator[Finding]:
 def _of_neighbours(found: Survey) -> Iterator[Finding]:
     near = found.neighbours
     if near.temporary and not found.lock.held:
-        count = len(near.temporary)
         yield Finding(
             "remark",
-            f"{count} temporary file{'' if count == 1 else 's'} of killed writers; the next write removes them, and so "
+            f"{counted(len(near.temporary), 'temporary file')} of killed writers; the next write removes them, and so "
             "does --repair",
             near.temporary,
         )
@@ -182,16 +180,17 @@ def _foreign_holder(path: str) -> tuple[str, ...]:
 def told_repair(done: Repair) -> Iterator[Finding]:
     """What a repair did."""
     if done.swept:
-        yield Finding("fine", f"removed {done.swept} temporary file{'' if done.swept == 1 else 's'} of killed writers")
+        yield Finding("fine", f"removed {counted(done.swept, 'temporary file')} of killed writers")
     if done.copy is None or done.salvage is None:
         yield Finding("fine", "nothing to repair: the file was left alone")
         return
     yield Finding("fine", f"the exact bytes of the corrupt file are in {done.copy}; remove it when you are sure")
-    kept = len(done.salvage.kept)
-    yield Finding("fine", f"the file now holds the {kept:,} session{'' if kept == 1 else 's'} that could be read")
+    kept = counted(len(done.salvage.kept), "session")
+    yield Finding("fine", f"the file now holds what could be read: {kept}")
     if done.salvage.lost:
-        told = ", ".join(repr(key) for key in done.salvage.lost[:MAX_TOLD_KEYS])
-        more = len(done.salvage.lost) - MAX_TOLD_KEYS
-        yield Finding(
-            "remark", f"lost: {told}" + (f" and {more:,} more" if more > 0 else "") + "; their bytes are in the copy"
-        )
+        yield Finding("remark", f"lost, but for their bytes in the copy: {_named(done.salvage.lost)}")
+
+
+def _named(keys: tuple[str, ...]) -> str:
+    more = len(keys) - MAX_TOLD_KEYS
+    return ", ".join(map(repr, keys[:MAX_TOLD_KEYS])) + (f" and {more:,} more" if more > 0 else "")

@@ -18,7 +18,7 @@ from sessionstore.cli.terminal import Progress
 from sessionstore.draft import Draft
 from sessionstore.files import RACY_WINDOW_NS, OpenFile
 from sessionstore.settings import Settings
-from sessionstore.snapshot import Snapshot
+from sessionstore.snapshot import Snapshot, parse
 from sessionstore.store import SessionStore
 
 SYNTHETIC_STORE_BYTES = 1_000_000
@@ -52,6 +52,7 @@ def copy_of_store(path: str, directory: str) -> tuple[str, int]:
     try:
         with OpenFile(path) as file:
             raw, _ = file.read()
+        parse(path, raw)  # names this file if it is corrupt, not the copy
     except FileNotFoundError:
         made = build_store(copy, size_bytes=SYNTHETIC_STORE_BYTES, payload_bytes=SYNTHETIC_PAYLOAD_BYTES)
         return copy, 0 if made.raw is None else len(made.raw)

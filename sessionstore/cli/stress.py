@@ -74,4 +74,4 @@ def growth_bytes(samples: list[Sample]) -> int | None:
     """How far memory rose above what it was at `SETTLED_CYCLE`; None if there is no sample from then and from later."""
     settled = next((sample for sample in samples if sample.cycle >= SETTLED_CYCLE), None)
     later = [sample.rss_bytes for sample in samples if settled is not None and sample.cycle > settled.cycle]
-    return None if settled is None or not later else max(later) - settled.rss_bytes
+    return None if settled is None or not later else max(0, max(later) - settled.rss_bytes)

@@ -17,11 +17,22 @@ _PLAIN_PROGRESS_INTERVAL_NS = 5_000_000_000
 _CLEAR_LINE = "\r\x1b[K"
 
 
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
 def printable(text: str) -> str:
     r"""`text` in one line: what is not printable (controls, line breaks, overrides, lone surrogates) as `\uXXXX`."""
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else _escape(character) for character in text)
+    return "".join(
+        character if character.isprintable() else _SHORT_ESCAPES.get(character) or _escape(character)
+        for character in text
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """`count` of something, with the noun in its number."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def json_text(text: str, stream: TextIO) -> str:
