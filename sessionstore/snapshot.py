@@ -266,7 +266,7 @@ class _Parser:
                 self.leave_canonical_frame()
             key_start, key_end = member.span(1)
             if stop is not None and key_start >= stop:
-                return key_start == stop and self.canonical
+                return key_start == stop
             start = member.end()
             if not self.canonical:
                 self.leads.append(key_start - end)

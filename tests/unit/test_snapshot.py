@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import assume, event, example, given
@@ -251,6 +252,12 @@ def test_a_chain_of_changes_gives_the_bytes_that_writing_all_would_give(
     sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any] | None, bool]]
 ) -> None:
     """However many changes a version is away from a whole buffer, its bytes, index and digest are exact."""
+    with mock.patch("sessionstore.digest.MIN_SEGMENT_BYTES", 16):
+        follow_chain(sessions, steps)
+
+
+def follow_chain(sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any] | None, bool]]) -> None:
+    """Make the changes one after the other and compare each version with one written from scratch."""
     raw = canonical(sessions)
     snapshot = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
     expected = {key: encode_entry(entry) for key, entry in sessions.items()}
@@ -309,3 +316,36 @@ def test_the_digest_of_a_large_file_follows_every_kind_of_change(data: Any) -> N
             return
         assert snapshot.digest is not None
         assert snapshot.digest.matches(snapshot.raw or b"")
+
+
+@pytest.mark.promise("READ2")
+@pytest.mark.parametrize("offset", [2, 8190, 8192, 16_385, 99_990])
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x91"])
+def test_a_byte_that_is_not_utf8_is_found_wherever_it_is(offset: int, bad: bytes) -> None:
+    """Not UTF-8 means corrupt, with the offset of the first wrong byte, also deep inside a large value."""
+    text = bytearray(b'{"a": {"p": "' + "é".encode() * 50_000 + b'"}}')
+    begin = text.index("é".encode()) + 2 * (offset // 2)
+    text[begin : begin + 2 * len(bad)] = bad + b" " * len(bad)
+    with pytest.raises(CorruptStoreError, match="not UTF-8") as caught:
+        parse("s", bytes(text))
+    assert caught.value.offset == begin
+
+
+@pytest.mark.promise("READ3")
+@pytest.mark.parametrize(
+    ("entry", "is_duplicate"),
+    [
+        (b'{"\xc3\xa9": 1, "\\u00e9": 2}', True),  # the same key, spelled in UTF-8 and as an escape
+        (b'{"\xc3\xa9": 1, "\\u00c3\\u00a9": 2}', False),  # alike only when bytes are taken for characters
+        (b'{"x": {"a": 1, "\\u0061": 2}}', True),
+        (b'{"x": [{"a": 1}, {"a": 1}]}', False),
+    ],
+)
+def test_duplicate_keys_are_judged_by_what_they_say(entry: bytes, is_duplicate: bool) -> None:
+    """Two spellings of one key are duplicates; two keys that only look alike in bytes are not."""
+    raw = b'{"k": ' + entry + b"}"
+    if is_duplicate:
+        with pytest.raises(CorruptStoreError, match="duplicate key"):
+            parse("s", raw)
+    else:
+        assert list(parse("s", raw).table.keys) == ["k"]
