@@ -214,9 +214,7 @@ class SessionStore:
             As `edit`, and whatever the mutator raises; then nothing is written.
         """
         edit = self.edit(base=base, active_session=active_session)
-        with edit as draft:
-            result = mutator(draft)
-        return edit.updated(result)
+        return edit.updated(edit.run(mutator))
 
     def save(self, sessions: Mapping[str, Mapping[str, Any]], *, active_session: str | None = None) -> Snapshot:
         """Replace the whole content by `sessions`, keys spelled and ordered as given.
@@ -228,9 +226,8 @@ class SessionStore:
         """
         encoded = encode_all(sessions)
         edit = Edit(self, None, active_session)
-        with edit as draft:
-            edit.replace_all(encoded)
-        return draft.snapshot
+        edit.run(lambda _: edit.replace_all(encoded))
+        return edit.updated(None).snapshot
 
     # Everything else
 
@@ -443,11 +440,10 @@ class Edit:
     """
 
     def __init__(self, store: SessionStore, base: Snapshot | None, active_session: str | None) -> None:
-        self._store = store
+        self._lock: WriteLock | None = None  # first of all: `__del__` looks at it
         self._base = base
         self._active = None if active_session is None else normalise_key(active_session)
         self._operation = store.begin_operation()
-        self._lock: WriteLock | None = None
         self._file: OpenFile | None = None
         self._version: FileVersion | None = None
         self._current: Snapshot | None = None
@@ -460,10 +456,11 @@ class Edit:
         lock = self.prepare_lock()
         try:
             lock.acquire()
-            return self.begin()
+            draft = self.begin()
         except BaseException:
             self.release_twice()
             raise
+        return draft
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -473,6 +470,27 @@ class Edit:
                 self.publish()
         finally:
             self.release_twice()
+
+    def __del__(self) -> None:
+        # A signal handler that raises at the very entry of `__exit__` keeps it from running (bpo-29988). Then the lock
+        # is given back when the exception, whose traceback refers to this edit, is done with.
+        if self._lock is not None:
+            self.release_twice()
+
+    def run(self, mutator: Mutator[T]) -> T:
+        """The whole write in one call; returns what the mutator returned."""
+        try:
+            draft = self.__enter__()
+            result = mutator(draft)
+            self.publish()
+        finally:
+            # Twice, and here instead of in a `with` statement: see `__del__`. Whatever a signal handler interrupts, the
+            # other call makes good before the caller goes on.
+            try:
+                self.release()
+            finally:
+                self.release()
+        return result
 
     def prepare_lock(self) -> WriteLock:
         """The lock that this write takes, not taken yet. Makes the directory, which holds the lock file."""
