@@ -661,6 +661,7 @@ class Edit:
         try:
             if self._lock is not None:
                 self._lock.release()
+                self._lock = None
         finally:
             # Only now: the last descriptor of the replaced version frees its blocks, which takes the kernel a while
             # that no other writer should wait for.
