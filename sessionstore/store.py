@@ -439,8 +439,9 @@ class Edit:
         written: whether the file was replaced.
     """
 
+    _lock: WriteLock | None = None  # here, because `__del__` looks at it, also after an interrupted `__init__`
+
     def __init__(self, store: SessionStore, base: Snapshot | None, active_session: str | None) -> None:
-        self._lock: WriteLock | None = None  # first of all: `__del__` looks at it
         self._base = base
         self._active = None if active_session is None else normalise_key(active_session)
         self._operation = store.begin_operation()
