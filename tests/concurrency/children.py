@@ -6,6 +6,7 @@ Imports neither pytest nor Hypothesis: the forkserver imports this module once, 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import threading
@@ -17,8 +18,10 @@ from typing import Any
 import filelock
 
 from sessionstore import AsyncSessionStore, Draft, SessionStore, Settings, Snapshot
-from tests.concurrency.crew import WAIT_S, Channel
+from tests.concurrency.crew import WAIT_S, Channel, lock_waiters, wait_until
 from tests.concurrency.payload import SETTINGS, generation_of, stamped_generation, stamped_store
+
+ONE_TRY = Settings(maintenance_mode="off", lock_timeout_s=0.0)
 
 TALLY = "agent:main:tally"
 """The session that writers count in: `count`, and one token per increment."""
@@ -228,3 +231,72 @@ def peer(channel: Channel, path: str) -> int:
         updates += 1
         store.update(replacing({"agent:main:peer": {"updates": updates}}))
         channel.say("updated")
+
+
+# -- writers that are killed ------------------------------------------------------------------------------------------
+
+_SYSTEM_CALLS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (os, ("open", "close", "read", "write", "fsync", "replace", "link", "unlink", "mkdir", "fchmod", "scandir")),
+    (fcntl, ("flock",)),
+)
+
+
+def _pause_before(channel: Channel, stop_at: int | str) -> None:
+    """Let this thread wait for a word of the test before its `stop_at`-th system call, or before the first so named."""
+    this_thread = threading.get_ident()
+    calls = 0
+
+    def paused(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            # The pipe to the test is read and written by `os` functions, too.
+            if threading.get_ident() == this_thread and not getattr(busy, "talking", False):
+                calls += 1
+                if stop_at in {calls, name}:
+                    busy.talking = True
+                    channel.say(name)
+                    channel.hear()
+                    busy.talking = False
+            return real(*arguments, **options)
+
+        return call
+
+    busy = threading.local()
+    for module, names in _SYSTEM_CALLS:
+        for name in names:
+            setattr(module, name, paused(name, getattr(module, name)))
+
+
+def paused_saver(channel: Channel, path: str, sessions: dict[str, dict[str, Any]], stop_at: int | str) -> None:
+    """Save, but stop before a system call, say its name, and go on only when told to."""
+    store = SessionStore(path, SETTINGS)
+    _pause_before(channel, stop_at)
+    store.save(sessions)
+    channel.say("saved")
+
+
+def endless_saver(channel: Channel, path: str, entries: int) -> None:
+    """Save generation after generation until killed."""
+    store = SessionStore(path, SETTINGS)
+    sessions = [stamped_store(entries, generation) for generation in (1, 2)]
+    channel.say("ready")
+    channel.hear()
+    while True:
+        for generation in sessions:
+            store.save(generation)
+
+
+def successor(channel: Channel, path: str, settings: Settings = ONE_TRY) -> bool:
+    """The next writer after a death: one update, which must get the lock with its first try; returns if it wrote."""
+    return SessionStore(path, settings).update(replacing({"agent:main:successor": {"by": os.getpid()}})).written
+
+
+def lock_keeper(channel: Channel, lock_path: str) -> None:
+    """Whenever told to, hold the lock until somebody waits for it or the test says so. Ends when told "stop"."""
+    lock = filelock.FileLock(lock_path, timeout=WAIT_S)
+    while channel.hear() != "stop":
+        with lock:
+            channel.say("held")
+            wait_until(lambda: channel.was_told() or lock_waiters(lock_path) > 0, what="a waiter or a word")
+        channel.hear()
+        channel.say("free")
