@@ -27,6 +27,7 @@ ViolationKind = Literal[
     "future",
     "attributes",
     "other file",
+    "recovery",
 ]
 
 _MARK: Final = re.compile(r"(begin|ack) (\d+)")

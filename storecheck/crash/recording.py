@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Final, TypeVar
 
 from storecheck.machine import Machine, Process
-from storecheck.schedule.executor import Executor
+from storecheck.schedule.executor import NEVER_NS, Executor, Wait
 from storecheck.schedule.strategies import PrefixChooser
 from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage, Recorder
 from storecheck.syscalls.context import Enter
@@ -24,6 +24,21 @@ T = TypeVar("T")
 
 BOOT_TAKES_NS: Final = 60_000_000_000
 """How long a machine is off after a power loss. File stamps from before are old then."""
+
+
+class WaitsForEverError(RuntimeError):
+    """A process that runs alone waits for something that only another one could do."""
+
+
+class _SerialExecutor(Executor):
+    """Lets time pass when the only process waits for it."""
+
+    def block(self, wait: Wait, *, deadline_ns: int = NEVER_NS, sleeps: bool = False) -> bool:  # noqa: ARG002
+        """Jump to the end of the wait; False, because nobody ends it earlier."""
+        if deadline_ns == NEVER_NS:
+            raise WaitsForEverError(f"the process waits for {wait.describe()}, and no other process runs")
+        self.machine.monotonic_ns = max(self.machine.monotonic_ns, deadline_ns)
+        return False
 
 
 class SerialProcess:
@@ -60,7 +75,7 @@ class SerialProcess:
         Raises:
             NotSimulated: the code reached for something that the machine does not do.
         """
-        executor = Executor(machine, PrefixChooser(b""))
+        executor = _SerialExecutor(machine, PrefixChooser(b""))
         member = executor.add_process(f"P{len(machine.processes) + 1}", self.image.activate)
         context = self.image.context
         self.image.begin(executor, member, recorder)

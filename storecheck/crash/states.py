@@ -1,8 +1,8 @@
 """The states that a power loss may leave: closed sets of changes, enumerated and shown as trees.
 
 For a loss after the first `t` events, a legal state keeps every change that a sync has forced by then, and of the
-others any set with which comes all that must be durable before it. `cuts` counts the changes that are lost by choice; what
-rests on them is lost with them. No cut at every `t` is all that `kill -9` can show; one cut finds the missing sync
+others any set with which comes all that must be durable before it. `cuts` counts the changes that are lost by choice;
+what rests on them is lost with them. No cut at every `t` is all that `kill -9` can show; one cut finds the missing sync
 (ALICE's "omit one"); any number of cuts is every legal state. Enumeration is exhaustive within the number of cuts, and
 states that look alike at the same mark of the run are given out once.
 """
