@@ -1,4 +1,4 @@
-"""Run one program and write its exit status, peak memory and elapsed time to a file.
+"""Run one program and write its exit status, peak memory, elapsed time and processor time to a file.
 
 Started with `-I -S` and kept to modules that the interpreter has loaded anyway: on Linux a child's recorded peak
 includes what its parent held at the moment of the fork, so whoever measures small programs has to be smaller.
@@ -16,4 +16,5 @@ if __name__ == "__main__":
     _, status, usage = os.wait4(child, 0)
     elapsed_ns = time.perf_counter_ns() - began_ns
     with open(sys.argv[1], "w", encoding="ascii") as figures:
-        figures.write(f"{os.waitstatus_to_exitcode(status)} {usage.ru_maxrss} {elapsed_ns}\n")
+        cpu_s = usage.ru_utime + usage.ru_stime
+        figures.write(f"{os.waitstatus_to_exitcode(status)} {usage.ru_maxrss} {elapsed_ns} {cpu_s}\n")

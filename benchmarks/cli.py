@@ -64,9 +64,7 @@ def main(quick: bool, only: Sequence[str], json_path: Path | None, chart_path: P
         raise click.BadParameter(f"{chart_path} ends in neither .svg nor .png", param_hint="--chart")
     if importlib.util.find_spec("matplotlib") is None:
         # Said now and not when everything has been measured.
-        raise click.UsageError(
-            "matplotlib is missing. Install the dependency group `bench`: `tox run -e bench` does."
-        )
+        raise click.UsageError("matplotlib is missing. Install the dependency group `bench`: `tox run -e bench` does.")
     directory.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(directory)
     names = tuple(dict.fromkeys(only)) or tuple(SECTIONS)

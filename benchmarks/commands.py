@@ -133,7 +133,7 @@ def run_status(bench: Bench) -> Section:
         name="status",
         title="Start a program",
         method="one process per turn; peak memory from wait4(2)",
-        quantities=(Quantity("ms", "ms"), Quantity("peak_mb", "peak MB")),
+        quantities=(Quantity("ms", "ms"), Quantity("cpu_ms", "ms of processor"), Quantity("peak_mb", "peak MB")),
         rounds=rounds,
         reference=BARE,
         verdicts=judge_status(rounds),
@@ -191,12 +191,16 @@ def _memory_figures(finished: Finished, *, cycles: int) -> Mapping[str, float]:
 
 def _start_figures(bench: Bench, arguments: Sequence[str]) -> Mapping[str, float]:
     finished = _succeed(bench, arguments)
-    return {"ms": finished.elapsed_ms, "peak_mb": finished.peak_rss_mb}
+    return {"ms": finished.elapsed_ms, "cpu_ms": finished.cpu_ms, "peak_mb": finished.peak_rss_mb}
 
 
 def _succeed(bench: Bench, arguments: Sequence[str]) -> Finished:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OPENCLAW_SESSION_")}
-    finished = launch(arguments, directory=bench.directory, environ={**environ, "PYTHONPATH": str(ROOT)})
+    finished = launch(
+        arguments,
+        directory=bench.directory,
+        environ={**environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(bench.directory)},
+    )
     if finished.exit_code:
         raise TurnFailedError(f"{' '.join(arguments[1:4])} ended with {finished.exit_code}: {finished.stderr[-300:]}")
     return finished

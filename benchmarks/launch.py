@@ -1,4 +1,4 @@
-"""Programs measured from outside: peak memory and elapsed time of a child process, as the kernel counted them."""
+"""Programs measured from outside: peak memory, elapsed and processor time of a child, as the kernel counted them."""
 
 import os
 import signal
@@ -25,6 +25,7 @@ class Finished:
     stderr: str
     peak_rss_mb: float
     elapsed_ms: float
+    cpu_ms: float
 
 
 def launch(
@@ -61,6 +62,6 @@ def launch(
         raise TurnFailedError(f"{arguments[0]} took longer than {PROGRAM_TIMEOUT_S:g} s; it was ended") from late
     if process.returncode:
         raise TurnFailedError(f"{arguments[0]} could not be started: {stderr[-300:]}")
-    exit_code, maxrss, elapsed_ns = figures_path.read_text(encoding="ascii").split()
+    exit_code, maxrss, elapsed_ns, cpu_s = figures_path.read_text(encoding="ascii").split()
     peak_rss_mb = int(maxrss) * _BYTES_PER_MAXRSS / MB
-    return Finished(int(exit_code), stdout, stderr, peak_rss_mb, int(elapsed_ns) / 1e6)
+    return Finished(int(exit_code), stdout, stderr, peak_rss_mb, int(elapsed_ns) / 1e6, float(cpu_s) * 1e3)

@@ -150,7 +150,7 @@ def test_a_measured_lock_excludes_its_second_holder(kind: str, tmp_path: Path) -
         arguments: dict[str, object] = {
             "kind": kind,
             "directory": str(tmp_path),
-            "start_at_ns": time.monotonic_ns(),
+            "start_at_ns": time.monotonic_ns() + 300_000_000,  # both are there by then, so that they contend
             "window_s": 0.2,
             "hold_s": hold_s,
         }

@@ -173,7 +173,7 @@ def test_a_launched_programs_peak_does_not_include_this_process(tmp_path: Path) 
     assert len(ballast) / 1e6 > bare.peak_rss_mb
     assert bare.peak_rss_mb < 60
     assert loaded.peak_rss_mb > bare.peak_rss_mb + 45
-    assert (bare.exit_code, bare.elapsed_ms > 0) == (0, True)
+    assert (bare.exit_code, bare.elapsed_ms > 0, bare.cpu_ms > 0) == (0, True, True)
 
 
 def test_a_launched_program_reports_output_and_exit_code(tmp_path: Path) -> None:
