@@ -300,3 +300,14 @@ def lock_keeper(channel: Channel, lock_path: str) -> None:
             wait_until(lambda: channel.was_told() or lock_waiters(lock_path) > 0, what="a waiter or a word")
         channel.hear()
         channel.say("free")
+
+
+def working_elsewhere(channel: Channel, directory: str, path: str, name: str, count: int) -> list[Increment]:
+    """Increment by a relative path, in a process whose working directory is `directory`."""
+    os.chdir(directory)
+    return writer(channel, path, name, count, False)
+
+
+def raiser(channel: Channel, error: BaseException) -> None:
+    """Raise it."""
+    raise error
