@@ -40,6 +40,7 @@ from .machine import MOUNT, Machine, MachineParameters
 from .program import Operation, ProcessProgram, Program, ProgramError, process
 from .runner import Execution, NoEvidence, OperationRecord, Runner
 from .schedule import (
+    Dpor,
     Exhausted,
     Fault,
     FaultPlan,
@@ -54,6 +55,7 @@ from .schedule import (
 __all__ = [
     "MOUNT",
     "Check",
+    "Dpor",
     "Execution",
     "Exhausted",
     "Exploration",

@@ -287,7 +287,8 @@ class Runner:
             image.join_threads()
         finally:
             if not member.ended and not executor.over:
-                executor.enter_lock("exit")
+                if member.process.descriptors:
+                    executor.enter_lock("exit")
                 executor.end_process(member)
 
 
@@ -300,10 +301,12 @@ def _quiet_about_killed(details: Any) -> None:
 def _do_all(
     executor: Executor, member: Member, adapter: Any, operations: tuple[Operation, ...], run: _Run, thread: int
 ) -> None:
-    for operation in operations:
+    for number, operation in enumerate(operations):
         # The moment between two operations is a moment of its own: without it, whatever another process completes
         # there would overlap with the second operation, and a stale answer would be no error.
-        executor.enter_lock("operation")
+        # The first operation of a process that made no call yet begins where the process does.
+        if number or member.calls or thread:
+            executor.enter_lock("operation")
         record = OperationRecord(
             process=member.process.index,
             thread=thread,

@@ -119,6 +119,8 @@ class Machine(Namespace):
             fail(errno.EOPNOTSUPP, path)
         text = self.text_of(path)
         creates = flags & os.O_CREAT != 0
+        if creates and flags & os.O_DIRECTORY:
+            fail(errno.EINVAL, path)
         exclusive = creates and flags & os.O_EXCL != 0
         inode = self._find_to_open(process, text, path, at, flags, creates=creates, exclusive=exclusive)
         created = inode is None

@@ -105,10 +105,9 @@ class Namespace(Disk):
             if not pending:
                 if must_be_directory and inode is not None and inode.kind != DIRECTORY:
                     fail(errno.ENOTDIR, shown)
-                if links_followed == 0:
-                    prefix = original.rpartition("/")[0]
-                    if "." not in prefix:
-                        self._directories[start.serial, process.uid, prefix] = directory
+                prefix, _, last = original.rpartition("/")
+                if links_followed == 0 and last == name and "." not in prefix:
+                    self._directories[start.serial, process.uid, prefix] = directory
                 return directory, name, inode
             if inode is None:
                 fail(errno.ENOENT, shown)
@@ -303,15 +302,16 @@ class Namespace(Disk):
         """rename(2): an atomic change of one name, replacing what was there."""
         old_text, new_text = self.text_of(source), self.text_of(path)
         shown = (source, path)
-        old_directory, old_name, inode = self._locate_for_rename(process, old_text, source_at, shown)
-        new_directory, new_name, present = self._locate_for_rename(process, new_text, at, shown)
-        if old_name in (".", "..") or new_name in (".", ".."):
+        # As Linux does it: both directories first, then what the names mean.
+        old_directory, old_name = self._parent_for_rename(process, old_text, source_at, shown)
+        new_directory, new_name = self._parent_for_rename(process, new_text, at, shown)
+        if old_name in (".", "..", "") or new_name in (".", "..", ""):
             fail(errno.EBUSY, *shown)
+        inode = self._entry_for_rename(process, old_directory, old_name, shown)
         if inode is None:
             fail(errno.ENOENT, *shown)
-        if inode.kind != DIRECTORY and (
-            old_text.endswith("/") or (new_text.endswith("/") and (present is None or present.kind != DIRECTORY))
-        ):
+        present = self._entry_for_rename(process, new_directory, new_name, shown)
+        if inode.kind != DIRECTORY and (old_text.endswith("/") or new_text.endswith("/")):
             fail(errno.ENOTDIR, *shown)
         self._check_tree(inode, old_directory, new_directory, present, shown)
         if inode is present:
@@ -319,11 +319,29 @@ class Namespace(Disk):
         self._check_rename_allowed(process, inode, old_directory, new_directory, present, shown)
         self._move(process, inode, (old_directory, old_name), (new_directory, new_name), present)
 
-    def _locate_for_rename(
+    def _parent_for_rename(
         self, process: Process, text: str, at: Inode | None, shown: tuple[object, object]
-    ) -> tuple[Inode, str, Inode | None]:
+    ) -> tuple[Inode, str]:
+        if not text:
+            fail(errno.ENOENT, *shown)
+        prefix, slash, name = text.rstrip("/").rpartition("/")
+        base = process.cwd if at is None else at
+        if not slash:
+            return (self.root if text.startswith("/") else base), name
         try:
-            return self.locate(process, text.rstrip("/") or text, shown=None, at=at, follow=False)
+            directory = self.locate(process, f"{prefix}/", shown=None, at=at)[2]
+        except OSError as error:
+            assert error.errno is not None
+            fail(error.errno, *shown)
+        if directory is None:
+            fail(errno.ENOENT, *shown)
+        return directory, name
+
+    def _entry_for_rename(
+        self, process: Process, directory: Inode, name: str, shown: tuple[object, object]
+    ) -> Inode | None:
+        try:
+            return self._search(process, directory, name, None)
         except OSError as error:
             assert error.errno is not None
             fail(error.errno, *shown)

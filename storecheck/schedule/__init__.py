@@ -1,5 +1,6 @@
 """Who runs next: the executor of simulated processes, the strategies that search schedules, what a search may claim."""
 
+from .dpor import Dpor
 from .executor import KILL, Deadlock, Executor, Member, ProcessKilled, Task
 from .faults import Fault, FaultPlan, PendingCall, Policy
 from .strategies import UNBOUNDED, PreemptionBounded, RandomSchedules, Replay, ReplayDiverged, Strategy
@@ -8,6 +9,7 @@ from .verdict import Exhausted, Sampled, Verdict
 __all__ = [
     "KILL",
     "UNBOUNDED",
+    "Dpor",
     "Deadlock",
     "Executor",
     "Exhausted",

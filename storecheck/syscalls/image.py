@@ -216,8 +216,7 @@ class ProcessImage:
             module = self._execute(name, parent)
         else:
             module = self.modules[name] = self._share(name)
-            return module
-        if parent is not None and self._is_private(parent_name):
+        if parent is not None and parent is not sys.modules.get(parent_name):
             setattr(parent, name.rpartition(".")[2], module)
         return module
 
