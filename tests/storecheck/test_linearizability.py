@@ -618,6 +618,33 @@ class TestRules:
         assert check(sequence(*unknown, read(None), read(30)), REGISTER).status == "ok"
         assert check(sequence(*unknown, read(None), read(31)), REGISTER).status == "illegal"
 
+    def test_an_unknown_operation_is_not_spent_where_another_order_saves_it(self) -> None:
+        """The same writes in another order may need the unknown write less early: both ways must be walked."""
+        first = Operation(process="p", task="t", identifier=0, call=wrote(1), invoked_at=0, responded_at=10)
+        second = Operation(process="q", task="t", identifier=1, call=wrote(2), invoked_at=0, responded_at=11)
+        spare = Operation(
+            process="r", task="t", identifier=2, call=Call(name="write", argument=1, outcome="unknown"), invoked_at=0
+        )
+        rest = [
+            Operation(process="s", task="t", identifier=number, call=call, invoked_at=number, responded_at=number)
+            for number, call in ((20, read(1)), (21, wrote(3)), (22, read(1)))
+        ]
+        assert check((first, second, spare, *rest), REGISTER).status == "ok"
+        assert check((first, second, *rest), REGISTER).status == "illegal"
+        again = [
+            Operation(process="s", task="t", identifier=number, call=call, invoked_at=number, responded_at=number)
+            for number, call in ((23, wrote(3)), (24, read(1)))
+        ]
+        assert check((first, second, spare, *rest, *again), REGISTER).status == "illegal"
+
+    def test_an_object_may_choose(self) -> None:
+        """Of the states that a call may leave behind, each is followed."""
+        added = [Call(name="add", argument=0), Call(name="add", argument=1), Call(name="take")]
+        for taken in (0, 1):
+            assert check(sequence(*added, Call(name="take", result=taken)), BAG).status == "ok"
+        both = [Call(name="take", result=0), Call(name="take", result=1)]
+        assert check(sequence(*added, *both), BAG).status == "illegal"
+
     def test_values_of_different_types_differ(self) -> None:
         """1, 1.0 and True are different values."""
         assert check(sequence(wrote(1), read(1)), REGISTER).status == "ok"
