@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl as real_fcntl
+import functools
 import hashlib
 import os
 import posix as real_posix
@@ -661,14 +662,16 @@ def _scandir(context: Context, calls: _Calls, stat: Callable[..., os.stat_result
         inode, shown = calls._inode(shown)
         machine = context.machine
         entries = []
+        # Entries of an open directory are looked up in it, wherever the process has moved meanwhile.
+        stat_entry = functools.partial(stat, dir_fd=path) if isinstance(path, int) else stat
         for name in machine.names_in(context.process, inode, shown=shown):
             child = inode.entries[name]
             if isinstance(shown, bytes):
                 encoded = os.fsencode(name)
-                entries.append(DirEntry(name=encoded, path=os.path.join(shown, encoded), inode=child, stat=stat))
+                entries.append(DirEntry(name=encoded, path=os.path.join(shown, encoded), inode=child, stat=stat_entry))
             else:
                 whole = name if isinstance(shown, int) else os.path.join(str(shown), name)
-                entries.append(DirEntry(name=name, path=whole, inode=child, stat=stat))
+                entries.append(DirEntry(name=name, path=whole, inode=child, stat=stat_entry))
         return Listing(entries)
 
     return noticed(context, "scandir", scandir)  # type: ignore[return-value]
