@@ -84,16 +84,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # A module of a package is an attribute of it once imported. Taken from there, so that an instance of the package
-    # that is no longer, or not yet again, the one in `sys.modules` stays with its own modules.
-    module = globals().get(home) or importlib.import_module(f"{__name__}.{home}")
-    value: object = getattr(module, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw this function would accept any name
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # A module of a package is an attribute of it once imported. Taken from there, so that an instance of the
+        # package that is no longer the one in `sys.modules` stays with its own modules.
+        module = globals().get(home) or importlib.import_module(f"{__name__}.{home}")
+        value: object = getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -53,6 +53,9 @@ _SPACES_AND_NULS = re.compile(r"[ \t\n\r\x00]*")
 _SPACES = re.compile(r"[ \t\n\r]*")
 _STRING = r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"'
 _MEMBER = re.compile(rf"({_STRING})[ \t\n\r]*:[ \t\n\r]*")
+_FIRST_LEAD = re.compile(r'([ \t\n\r]*)"')
+_LAST_LINE = re.compile(r"\n([ \t]+)[^ \t\n][^\n]*\n\}[ \t\r\n\x00]*\Z")
+_MAX_LAST_LINE_BYTES = 1_000_000  # a session in one line may be long
 _DEFAULT_INDENTATION = "  "
 _scan_extent: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=len, parse_float=len).scan_once  # type: ignore[attr-defined]
 """(text, position) -> (value, end). Tells where a value ends, also one whose numbers no one could read."""
@@ -114,6 +117,8 @@ class _Scanner:
         self.untold = 0
         self.indentation: str | None = _DEFAULT_INDENTATION  # None: this layout does not put sessions on lines
         self.after: Literal["start", "comma", "entry"] = "start"
+        self.headless = False  # the first object found need not be the root
+        self.closed = False  # the root object ends where the file does
 
     def tell(self, offset: int, reason: str, consequence: str = "") -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -125,6 +130,9 @@ class _Scanner:
         position = self.begin()
         if position is not None:
             self.members(position)
+        if self.headless and not self.closed:
+            # An object inside a torn entry was taken for the root.
+            self.kept.clear()
         lost = tuple(key for key in self.lost if key not in self.kept)
         return Salvage(self.kept, lost, tuple(self.problems), self.untold)
 
@@ -135,26 +143,38 @@ class _Scanner:
             return None
         start = len(_BOM) if self.raw.startswith(_BOM) else 0
         position = _SPACES.match(self.text, start).end()  # type: ignore[union-attr]
-        if self.text.startswith("\0", position):
-            after = _SPACES_AND_NULS.match(self.text, position).end()  # type: ignore[union-attr]
-            self.tell(position, f"{after - position} NUL bytes, as after a crash")
-            position = after
         if self.text.startswith("{", position):
             self.learn_layout(position + 1)
             return position + 1
-        return self.go_on(position, "not a JSON object")
+        self.learn_layout(None)
+        if self.text.startswith("\0", position) and self.next_line(start) is None:
+            after = _SPACES_AND_NULS.match(self.text, position).end()  # type: ignore[union-attr]
+            if self.text.startswith("{", after):
+                self.tell(position, f"{after - position} NUL bytes, as after a crash")
+                self.headless = True
+                return after + 1
+        return self.go_on(start, "not a JSON object", at=position)
 
-    def learn_layout(self, position: int) -> None:
-        first = _SPACES.match(self.text, position).group()  # type: ignore[union-attr]
-        _, newline, indentation = first.rpartition("\n")
-        self.indentation = indentation if newline else None
+    def learn_layout(self, root: int | None) -> None:
+        """How far session lines are indented: from the first of them, after `root`, or else the last."""
+        first = None if root is None else _FIRST_LEAD.match(self.text, root)
+        if first is not None:
+            _, newline, indentation = first.group(1).rpartition("\n")
+            self.indentation = indentation if newline else None
+            return
+        last = _LAST_LINE.search(self.text, max(0, len(self.text) - _MAX_LAST_LINE_BYTES))
+        self.indentation = _DEFAULT_INDENTATION if last is None else last.group(1)
+
+    def next_line(self, position: int) -> re.Match[str] | None:
+        """The next line at or after `position` that begins like a session in this layout."""
+        if self.indentation is None:
+            return None
+        line = re.compile(rf"\n{re.escape(self.indentation)}(?={_STRING}[ \t]*:[ \t\r\n]*\{{)")
+        return line.search(self.text, position)
 
     def go_on(self, position: int, reason: str, *, at: int | None = None) -> int | None:
-        """Tell of damage, and find the next line at or after `position` that begins like a session."""
-        found = None
-        if self.indentation is not None:
-            line = re.compile(rf"\n{re.escape(self.indentation)}(?={_STRING}[ \t]*:[ \t\r\n]*\{{)")
-            found = line.search(self.text, position)
+        """Tell of damage, and find where to go on after it."""
+        found = self.next_line(position)
         offset = position if at is None else at
         end = len(self.text) if found is None else found.end()
         place = "the end of the file" if found is None else f"byte {end:,}"
@@ -188,7 +208,8 @@ class _Scanner:
 
     def end(self, position: int) -> None:
         rest = _SPACES.match(self.text, position).end()  # type: ignore[union-attr]
-        if rest < len(self.text):
+        self.closed = rest == len(self.text)
+        if not self.closed:
             self.tell(
                 rest, "something follows the end of the JSON object", f"{len(self.text) - rest} bytes are left out"
             )
