@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -33,10 +33,10 @@ from sessionstore.cli import (
 )
 from sessionstore.cli import status as status_report
 from sessionstore.cli.survey import survey
-from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table
+from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table, to_stderr, to_stdout
 from sessionstore.draft import Draft
-from sessionstore.encoding import InvalidJSONError, decode_entry
-from sessionstore.errors import StoreError, UnstorableValueError
+from sessionstore.encoding import MAX_DEPTH, InvalidJSONError, decode_entry, nesting_depth
+from sessionstore.errors import StoreError
 from sessionstore.settings import MAX_LOCK_TIMEOUT_S, Settings, misread_variables
 from sessionstore.snapshot import Snapshot, normalise_key
 from sessionstore.store import SessionStore
@@ -77,8 +77,9 @@ class _Failure(click.ClickException):
 
     exit_code = 1
 
-    def format_message(self) -> str:
-        return printable(self.message)
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message. By the same way as everything else: click would send UTF-8 to an ASCII terminal."""
+        to_stderr(f"Error: {printable(self.message)}") if file is None else super().show(file)
 
 
 class _Commands(click.Group):
@@ -88,7 +89,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            to_stderr("interrupted")
             ctx.exit(INTERRUPTED)
         except StoreError as error:
             raise _Failure(str(error)) from error
@@ -103,7 +104,7 @@ class _LogToStderr(logging.Handler):
     """Log records as lines on stderr, where it is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.lower()}: {printable(record.getMessage())}", err=True)
+        to_stderr(f"{record.levelname.lower()}: {printable(record.getMessage())}")
 
 
 def _store_option(*, inherited: bool) -> Callable[[Command], Command]:
@@ -141,15 +142,17 @@ def _decode(raw: bytes) -> dict[str, Any]:
         raise click.BadParameter(f"not UTF-8: {error.reason} (byte {error.start})", param_hint="JSON") from None
     if not isinstance(entry, dict):
         raise click.BadParameter('an entry is an object, such as \'{"label": "x"}\'', param_hint="JSON")
+    if nesting_depth(entry) > MAX_DEPTH:
+        raise click.BadParameter(f"nested deeper than {MAX_DEPTH} levels", param_hint="JSON")
     return entry
 
 
 def _check_key(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
+        # The bytes that were typed: Python takes an ASCII locale by its word, and terminals send UTF-8 all the same.
+        return os.fsencode(value).decode("utf-8")
+    except UnicodeError:
         raise click.BadParameter("it is not UTF-8") from None
-    return value
 
 
 key_argument = click.argument("key", callback=_check_key)
@@ -157,7 +160,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    to_stdout(json.dumps(value, indent=2))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -261,7 +264,7 @@ def list_sessions(ctx: click.Context, *, as_json: bool) -> None:
         )
         for session in sessions
     ]
-    click.echo("\n".join(table(("KEY", "UPDATED", "BYTES", "LABEL"), rows, right=frozenset({"BYTES"}))))
+    to_stdout("\n".join(table(("KEY", "UPDATED", "BYTES", "LABEL"), rows, right=frozenset({"BYTES"}))))
 
 
 def _no_such_session(path: str, key: str) -> _Failure:
@@ -282,7 +285,7 @@ def show(ctx: click.Context, key: str) -> None:
     text = snapshot.entry_bytes(snapshot.winner(ordinals)).decode("utf-8")
     # One level less of indentation, as the entry stands alone here. Line breaks in strings are escaped, so every one
     # in the text is layout.
-    click.echo(json_text(text.replace("\n  ", "\n"), sys.stdout))
+    to_stdout(json_text(text.replace("\n  ", "\n"), sys.stdout))
 
 
 @sessionstore.command(name="set")
@@ -300,12 +303,9 @@ def set_session(ctx: click.Context, key: str, entry_text: str) -> None:
         draft[key] = entry
         return existed
 
-    try:
-        done = store.update(put, active_session=key)
-    except UnstorableValueError as error:
-        raise click.BadParameter(str(error), param_hint="JSON") from None
+    done = store.update(put, active_session=key)
     outcome = "unchanged" if not done.written else "replaced" if done.result else "created"
-    click.echo(f"{outcome} {printable(normalise_key(key))}")
+    to_stdout(f"{outcome} {printable(normalise_key(key))}")
 
 
 @sessionstore.command()
@@ -324,7 +324,7 @@ def remove(ctx: click.Context, key: str) -> None:
 
     if not target.open().update(take_out).result:
         raise _no_such_session(target.path, key)
-    click.echo(f"removed {printable(normalise_key(key))}")
+    to_stdout(f"removed {printable(normalise_key(key))}")
 
 
 @sessionstore.command(name="cleanup")
@@ -346,17 +346,17 @@ def clean_up(ctx: click.Context, *, enforce: bool) -> None:
         ("remove", done.too_many, f"not among the {settings.max_entries:,} newest"),
     ):
         for key in keys:
-            click.echo(f"{would}{verb if would else 'removed'} {printable(key)}: {why}")
+            to_stdout(f"{would}{verb if would else 'removed'} {printable(key)}: {why}")
     if done.backed_up_bytes is not None:
         backed_up = f"would back up the file, {done.backed_up_bytes:,} bytes" if would else f"backup: {done.backup}"
-        click.echo(printable(f"{backed_up}: larger than {settings.rotate_bytes:,} bytes"))
+        to_stdout(printable(f"{backed_up}: larger than {settings.rotate_bytes:,} bytes"))
     removed = len(done.too_old) + len(done.too_many)
     if not done.is_due:
-        click.echo("nothing to do")
+        to_stdout("nothing to do")
     elif enforce:
-        click.echo(f"removed {counted(removed, 'session')}")
+        to_stdout(f"removed {counted(removed, 'session')}")
     else:
-        click.echo(f"would remove {counted(removed, 'session')}; --enforce does it")
+        to_stdout(f"would remove {counted(removed, 'session')}; --enforce does it")
 
 
 def _tell(findings: Iterable[doctor.Finding]) -> None:
@@ -365,9 +365,9 @@ def _tell(findings: Iterable[doctor.Finding]) -> None:
         level = f"{finding.level}:"
         shown = click.style(level, fg=_COLOURS[finding.level], bold=True) if decorated else level
         # click strips styles from what is no terminal; NO_COLOR on a terminal is honoured above.
-        click.echo(f"{shown} {printable(finding.text)}")
+        to_stdout(f"{shown} {printable(finding.text)}")
         for detail in finding.details:
-            click.echo(f"    {printable(detail)}")
+            to_stdout(f"    {printable(detail)}")
 
 
 @sessionstore.command(name="doctor")
@@ -470,7 +470,7 @@ def run_stress(
         path = os.path.join(directory, "sessions.json") if option is None else option
         scratch.build_store(path, size_bytes=target_kb * 1000, payload_bytes=payload_size)
         if not as_json:
-            click.echo(_stress_row(_STRESS_COLUMNS))
+            to_stdout(_stress_row(_STRESS_COLUMNS))
         for sample in stress.run_cycles(
             path,
             settings,
@@ -481,7 +481,7 @@ def run_stress(
         ):
             samples.append(sample)
             if not as_json:
-                click.echo(
+                to_stdout(
                     _stress_row(
                         (
                             str(sample.cycle),
@@ -505,7 +505,7 @@ def run_stress(
         )
         return
     grown = "" if growth_bytes is None else f", growth after cycle {stress.SETTLED_CYCLE} {_megabytes(growth_bytes)} MB"
-    click.echo(f"peak {_megabytes(memory.peak_rss_bytes())} MB{grown}", err=True)
+    to_stderr(f"peak {_megabytes(memory.peak_rss_bytes())} MB{grown}")
 
 
 @sessionstore.command(name="measure")
@@ -541,7 +541,7 @@ def run_measure(ctx: click.Context, *, rounds: int, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{printable(path)}: {size_bytes:,} bytes, {rounds} rounds, medians")
+    to_stdout(f"{printable(path)}: {size_bytes:,} bytes, {rounds} rounds, medians")
     rows = [
         (
             timing.operation,
@@ -554,4 +554,4 @@ def run_measure(ctx: click.Context, *, rounds: int, as_json: bool) -> None:
     ]
     heading = ("OPERATION", "MS", "MIN", "MAX", "OF RAW")
     for line in table(heading, rows, right=frozenset(heading[1:])):
-        click.echo(line)
+        to_stdout(line)

@@ -64,6 +64,18 @@ def _escape(character: str) -> str:
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
+def to_stdout(text: str) -> None:
+    """Write a line of the result, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def to_stderr(text: str) -> None:
+    """Write a line that is not part of the result, at once."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> list[str]:
     """Lines of a table with aligned columns; those named in `right` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
