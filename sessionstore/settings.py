@@ -126,9 +126,10 @@ def parse_limit(text: str) -> int | None:
     trimmed = text.strip(JS_WHITE_SPACE)
     if not _INTEGER.fullmatch(trimmed):
         return None
-    if len(trimmed.lstrip("+-").lstrip("0")) > _MAX_INTEGER_DIGITS:
+    digits = trimmed.lstrip("+-").lstrip("0") or "0"
+    if len(digits) > _MAX_INTEGER_DIGITS:
         return None
-    value = int(trimmed)
+    value = -int(digits) if trimmed.startswith("-") else int(digits)
     return value if 0 <= value <= MAX_SAFE_INTEGER else None
 
 
