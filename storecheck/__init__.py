@@ -35,11 +35,11 @@ Every interleaving that matters, on a simulated machine::
 `RandomSchedules(executions=n, seed=s)`, `Replay(choices)`.
 """
 
-from .explore import Check, Exploration, Failure, Finding, explore
-from .machine import MOUNT, Machine, MachineParameters
-from .program import Operation, ProcessProgram, Program, ProgramError, process
-from .runner import Execution, NoEvidence, OperationRecord, Runner
-from .schedule import (
+from storecheck.explore import Check, Exploration, Failure, Finding, explore
+from storecheck.machine import MOUNT, Machine, MachineParameters
+from storecheck.program import Operation, ProcessProgram, Program, ProgramError, process
+from storecheck.runner import Execution, NoEvidence, OperationRecord, Runner
+from storecheck.schedule import (
     Dpor,
     Exhausted,
     Fault,

@@ -66,7 +66,7 @@ def show_verdict(file: Path) -> None:
 @click.option("--executions", type=click.IntRange(1), default=EXECUTIONS_DEFAULT, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a counterexample here.")
-def run_program(
+def run_program(  # noqa: PLR0917 - click names them
     program_file: Path, check_path: str, preemptions: int | None, executions: int, seed: int, out: Path | None
 ) -> None:
     """Search the schedules of the program in PROGRAM_FILE (JSON): random ones, or all within --preemptions.

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from .explore import Check, Failure, Finding, judge
-from .lanes import Line, TraceRecorder, with_operations
-from .program import (
+from storecheck.explore import Check, Failure, Finding, judge
+from storecheck.lanes import Line, TraceRecorder, with_operations
+from storecheck.program import (
     Json,
     Program,
     ProgramError,
@@ -29,10 +29,10 @@ from .program import (
     expect_object,
     expect_text,
 )
-from .runner import Execution, Runner
-from .schedule import Fault, FaultPlan, Replay
-from .schedule.executor import KILL
-from .syscalls import Transform
+from storecheck.runner import Execution, Runner
+from storecheck.schedule import Fault, FaultPlan, Replay
+from storecheck.schedule.executor import KILL
+from storecheck.syscalls import Transform
 
 FORMAT: Final = "storecheck-counterexample"
 VERSION: Final = 1

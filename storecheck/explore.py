@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from .program import ProcessProgram, Program
-from .runner import Execution, Runner
-from .schedule import (
+from storecheck.program import ProcessProgram, Program
+from storecheck.runner import Execution, Runner
+from storecheck.schedule import (
     Exhausted,
     Fault,
     FaultPlan,
@@ -23,8 +23,8 @@ from .schedule import (
     Strategy,
     Verdict,
 )
-from .schedule.executor import MAX_STEPS_DEFAULT
-from .syscalls import Transform
+from storecheck.schedule.executor import MAX_STEPS_DEFAULT
+from storecheck.syscalls import Transform
 
 Check = Callable[[Execution], str | None]
 """Looks at one run; returns what is wrong with it in one sentence, or None. An AssertionError counts as a problem."""
@@ -132,7 +132,7 @@ def explore(
         NoEvidence: the code under test needs something that is not simulated.
         ProgramError: an adapter cannot be imported.
     """
-    search = _Searching(program, check, faults, policy, transform, max_steps)
+    search = _Searching(program, check=check, faults=faults, policy=policy, transform=transform, max_steps=max_steps)
     found = search.first_failure(strategy, max_executions)
     failure = found
     if found is not None and minimise:
@@ -153,6 +153,7 @@ class _Searching:
     def __init__(
         self,
         program: Program,
+        *,
         check: Check | None,
         faults: tuple[Fault, ...],
         policy: Callable[[], Policy] | None,
@@ -172,6 +173,10 @@ class _Searching:
         self.cut_runs = 0
 
     def first_failure(self, strategy: Strategy, max_executions: int) -> Failure | None:
+        with self._runner.collecting():
+            return self._first_failure(strategy, max_executions)
+
+    def _first_failure(self, strategy: Strategy, max_executions: int) -> Failure | None:
         search = strategy.search(self._program)
         while True:
             chooser = search.next_chooser()
@@ -214,7 +219,7 @@ class _Searching:
 
 
 def _minimise(failure: Failure, *, check: Check | None, transform: Transform | None, max_steps: int) -> Failure:
-    """Fewest processes, then operations, then preemptions, then the earliest: the first failure of the smallest program.
+    """Fewest processes, then operations, then preemptions, then the earliest.
 
     Each smaller program is searched with few preemptions and a fixed budget; one that does not fail in it is kept out.
     """
@@ -238,7 +243,7 @@ def _fewest_preemptions(
     faults = tuple(fault for fault in like.faults if fault.process < len(program.processes))
     if faults != like.faults:
         return None
-    search = _Searching(program, check, faults, None, transform, max_steps)
+    search = _Searching(program, check=check, faults=faults, policy=None, transform=transform, max_steps=max_steps)
     found = search.first_failure(PreemptionBounded(PREEMPTIONS_TRIED), MINIMISE_EXECUTIONS)
     return found if found is not None and found.finding.kind == like.finding.kind else None
 

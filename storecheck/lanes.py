@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from .machine import LOCK_NB, LOCK_UN, Inode, Process
-from .machine.inode import REGULAR
-from .program import Json, expect_list, expect_number, expect_object, expect_text
-from .runner import ROOT_PATH, Execution
-from .syscalls import Context
+from storecheck.machine import LOCK_NB, LOCK_UN, Inode, Process
+from storecheck.machine.inode import REGULAR
+from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
+from storecheck.runner import ROOT_PATH, Execution
+from storecheck.syscalls import Context
 
 COLUMN_WIDTH: Final = 44
 """Characters per process: three lanes and the step fit a terminal of 140."""

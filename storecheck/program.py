@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from .machine import MachineParameters
+from storecheck.machine import MachineParameters
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -128,7 +128,7 @@ class Program:
             "adapter", "parameters", "files", "processes", "machine", "kills", "environment", "private", "shared",
         }  # fmt: skip
         if unknown := set(fields) - known:
-            raise ProgramError(f"program has the unknown member {sorted(unknown)[0]!r}; known are {sorted(known)}")
+            raise ProgramError(f"program has the unknown member {min(unknown)!r}; known are {sorted(known)}")
         processes = expect_list(fields.get("processes"), "program.processes")
         try:
             machine = MachineParameters.from_json(expect_object(fields.get("machine", {}), "program.machine"))

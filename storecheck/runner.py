@@ -5,22 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, Literal
 
-from . import history as histories
-from .machine import MOUNT, Machine
-from .machine.events import DiskEvent
-from .program import ROOT, Operation, ProcessProgram, Program, ProgramError
-from .schedule import Deadlock, Executor, Fault, Policy, ProcessKilled
-from .schedule.executor import MAX_STEPS_DEFAULT, Chooser, Member, StepLog
-from .syscalls import ImageOptions, NotSimulated, ProcessImage, Recorder, Transform
+from storecheck import history as histories
+from storecheck.machine import MOUNT, Machine
+from storecheck.machine.events import DiskEvent
+from storecheck.program import ROOT, Operation, ProcessProgram, Program, ProgramError
+from storecheck.schedule import Deadlock, Executor, Fault, Policy, ProcessKilled
+from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, Member, StepLog
+from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage, Recorder, Transform
 
 ROOT_PATH: Final = f"{MOUNT}/{ROOT}"
 DIRECTORIES: Final = ("home", "tmp")
@@ -35,7 +36,7 @@ Outcome = Literal["returned", "raised", "unknown"]
 End = Literal["ended", "killed", "stuck"]
 
 
-class NoEvidence(RuntimeError):
+class NoEvidence(RuntimeError):  # noqa: N818 - it says what the run is
     """The code under test did something the simulation cannot do: what the run shows proves nothing."""
 
 
@@ -202,8 +203,10 @@ class Runner:
         )
         executor.tracing = recorder is not None
         run = _Run()
+        self.runs += 1
+        if self.runs % RUNS_PER_COLLECTION == 0:
+            self._collect_garbage(generation=1)
         self._start_processes(executor, run, recorder)
-        self._collect_garbage()
         self._execute(executor)
         if executor.refused:
             raise NoEvidence(f"{executor.refused[0]} (in a run of {self.program.adapter})")
@@ -227,7 +230,7 @@ class Runner:
         machine = Machine(self.program.machine, self._files)
         for name in (*DIRECTORIES, ROOT):
             if name not in machine.mount.entries:
-                machine._plant_directory(machine.mount, name)
+                machine.plant_directory(machine.mount, name)
         return machine
 
     def _start_processes(self, executor: Executor, run: _Run, recorder: Recorder | None) -> None:
@@ -235,14 +238,15 @@ class Runner:
             member = executor.add_process(f"P{index + 1}", image.activate)
             image.begin(executor, member, recorder)
             if self._environment:
-                vars(image.modules["os"])["environ"]._data.update(self._environment)
+                image.set_environment(self._environment)
             factory, module = self._factories[index]
             reset = getattr(module, "reset_image", None)
             if reset is not None:
                 image.context.idle()
                 reset()
                 image.context.begin(executor, member, recorder)
-            body = functools.partial(self._process_body, executor, member, image, factory, process, run)
+            client = _Client(executor=executor, member=member, run=run)
+            body = functools.partial(self._process_body, client, image, factory, process)
             executor.add_task(member, body, ident=image.context.ident)
 
     def _execute(self, executor: Executor) -> None:
@@ -261,29 +265,45 @@ class Runner:
             if collects:
                 gc.enable()
 
-    def _collect_garbage(self) -> None:
-        self.runs += 1
-        if self.runs % RUNS_PER_COLLECTION == 0:
-            gc.collect(1)
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """For many runs: garbage is collected now and then by `run`, and at the end here, never in between.
+
+        What an ended process left behind has finalizers that make system calls; they must find the process ended.
+        """
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            self._collect_garbage(generation=2)
+            if collects:
+                gc.enable()
+
+    def _collect_garbage(self, *, generation: int) -> None:
+        hook = sys.unraisablehook
+        sys.unraisablehook = _quiet_about_killed
+        try:
+            for image in self._images:
+                image.context.end()
+            gc.collect(generation)
+        finally:
+            sys.unraisablehook = hook
+            for image in self._images:
+                image.finish()
 
     def _process_body(
-        self,
-        executor: Executor,
-        member: Member,
-        image: ProcessImage,
-        factory: Callable[..., Any],
-        process: ProcessProgram,
-        run: _Run,
+        self, client: _Client, image: ProcessImage, factory: Callable[..., Any], process: ProcessProgram
     ) -> None:
         """The life of one process."""
+        executor, member = client.executor, client.member
         try:
-            adapter = factory(ROOT_PATH, **self.program.parameters)
+            client.adapter = factory(ROOT_PATH, **self.program.parameters)
             if process.threads:
                 threading: Any = image.modules["threading"]
                 for number, operations in enumerate(process.threads, start=1):
-                    work = functools.partial(_do_all, executor, member, adapter, operations, run, number)
-                    threading.Thread(target=work, daemon=False).start()
-            _do_all(executor, member, adapter, process.operations, run, 0)
+                    threading.Thread(target=functools.partial(client.do_all, operations, thread=number)).start()
+            client.do_all(process.operations, thread=0)
             image.join_threads()
         finally:
             if not member.ended and not executor.over:
@@ -298,52 +318,57 @@ def _quiet_about_killed(details: Any) -> None:
         sys.__unraisablehook__(details)
 
 
-def _do_all(
-    executor: Executor, member: Member, adapter: Any, operations: tuple[Operation, ...], run: _Run, thread: int
-) -> None:
-    for number, operation in enumerate(operations):
-        # The moment between two operations is a moment of its own: without it, whatever another process completes
-        # there would overlap with the second operation, and a stale answer would be no error.
-        # The first operation of a process that made no call yet begins where the process does.
-        if number or member.calls or thread:
-            executor.enter_lock("operation")
-        record = OperationRecord(
-            process=member.process.index,
-            thread=thread,
-            operation=operation,
-            invoked_at=run.next_stamp(),
-            invoked_step=executor.steps,
-        )
-        run.operations.append(record)
-        executor.machine.mark(member.process, f"begin {len(run.operations) - 1}")
-        if not _do(executor, member, adapter, operation, record, run):
-            return
-        executor.machine.mark(member.process, f"{record.outcome} {run.operations.index(record)}")
+@dataclass(slots=True, kw_only=True)
+class _Client:
+    """Does the operations of one process and records them."""
 
+    executor: Executor
+    member: Member
+    run: _Run
+    adapter: Any = None
 
-def _do(
-    executor: Executor, member: Member, adapter: Any, operation: Operation, record: OperationRecord, run: _Run
-) -> bool:
-    """Do one operation; False if the process ends with it."""
-    goes_on = True
-    try:
-        method = getattr(adapter, operation.name)
-        record.result = method(**operation.arguments)
-        record.outcome = "returned"
-    except ProcessKilled:
-        raise
-    except Exception as error:
-        judge = getattr(adapter, "outcome_of", None)
-        record.outcome = "raised" if judge is None else judge(error)
-        record.error, record.message = type(error).__name__, str(error)
-        if isinstance(error, NotSimulated):
+    def do_all(self, operations: tuple[Operation, ...], *, thread: int) -> None:
+        """The operations of one thread, one after the other."""
+        executor, run, process = self.executor, self.run, self.member.process
+        for number, operation in enumerate(operations):
+            # The moment between two operations is a moment of its own: without it, whatever another process completes
+            # there would overlap with the second operation, and a stale answer would be no error. The first operation
+            # of a process that made no call yet begins where the process does.
+            if number or thread or self.member.calls:
+                executor.enter_lock("operation")
+            record = OperationRecord(
+                process=process.index,
+                thread=thread,
+                operation=operation,
+                invoked_at=run.next_stamp(),
+                invoked_step=executor.steps,
+            )
+            identifier = len(run.operations)
+            run.operations.append(record)
+            executor.machine.mark(process, f"begin {identifier}")
+            goes_on = self._do(operation, record)
+            executor.machine.mark(process, f"{record.outcome} {identifier}")
+            if not goes_on:
+                return
+
+    def _do(self, operation: Operation, record: OperationRecord) -> bool:
+        """Do one operation; False if the process ends with it."""
+        goes_on = True
+        try:
+            record.result = getattr(self.adapter, operation.name)(**operation.arguments)
+            record.outcome = "returned"
+        except (ProcessKilled, NotSimulated):
             raise
-    except BaseException as error:
-        record.error, record.message = type(error).__name__, str(error)
-        goes_on = False
-    record.responded_at = run.next_stamp()
-    record.responded_step = executor.steps
-    return goes_on
+        except Exception as error:  # noqa: BLE001 - whatever a store raises is its answer
+            judge = getattr(self.adapter, "outcome_of", None)
+            record.outcome = "raised" if judge is None else judge(error)
+            record.error, record.message = type(error).__name__, str(error)
+        except BaseException as error:  # noqa: BLE001 - an interrupt or exit ends this process, not the run
+            record.error, record.message = type(error).__name__, str(error)
+            goes_on = False
+        record.responded_at = self.run.next_stamp()
+        record.responded_step = self.executor.steps
+        return goes_on
 
 
 # Images

@@ -5,9 +5,9 @@ kind of computer it is; `events` describe what was done to the disk. It executes
 of Python's modules (`storecheck.syscalls`) nor of who runs next (`storecheck.schedule`).
 """
 
-from .inode import Inode, OpenFile, Process, Waiter
-from .kernel import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Machine
-from .parameters import FIRST_DESCRIPTOR, MOUNT, MachineParameters
+from storecheck.machine.inode import Inode, OpenFile, Process, Waiter
+from storecheck.machine.kernel import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Machine
+from storecheck.machine.parameters import FIRST_DESCRIPTOR, MOUNT, MachineParameters
 
 __all__ = [
     "FIRST_DESCRIPTOR",

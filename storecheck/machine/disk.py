@@ -13,10 +13,10 @@ import heapq
 from collections.abc import Iterator
 from typing import Final
 
-from .errors import fail
-from .events import DiskEvent
-from .inode import DIRECTORY, REGULAR, SYMLINK, Inode, Process
-from .parameters import MOUNT, MachineParameters
+from storecheck.machine.errors import fail
+from storecheck.machine.events import DiskEvent
+from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Inode, Process
+from storecheck.machine.parameters import MOUNT, MachineParameters
 
 READ: Final = 0
 WRITE: Final = 1
@@ -59,9 +59,10 @@ class Disk:
         self.root.links = 2
         self.mount = self.root
         for name in MOUNT.strip("/").split("/"):
-            self.mount = self._plant_directory(self.mount, name)
+            self.mount = self.plant_directory(self.mount, name)
 
-    def _plant_directory(self, parent: Inode, name: str) -> Inode:
+    def plant_directory(self, parent: Inode, name: str) -> Inode:
+        """Put an initial directory on the disk (no process did it)."""
         inode = self.new_inode(kind=DIRECTORY, mode=0o755, uid=self.parameters.uid, gid=self.parameters.gid)
         inode.links = 2
         inode.parent = parent

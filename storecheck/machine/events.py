@@ -1,8 +1,8 @@
 """What a run did to the simulated disk, as a list of events.
 
 Set `Machine.trace` to a list and every call that changes the disk appends one event, in the order of execution. From
-this list the states are enumerated that a power loss may leave; the lanes of a counterexample show it too. Inodes are
-named by `serial`, which is never used twice (inode numbers are). An event says what was done, not whether it is durable.
+this list the states are enumerated that a power loss may leave; lanes of a counterexample show it too. Inodes are named
+by `serial`, which is never used twice (inode numbers are). An event says what was done, not whether it is durable.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat as stat_bits
 from collections import deque
 
-from .parameters import FIRST_DESCRIPTOR
+from storecheck.machine.parameters import FIRST_DESCRIPTOR
 
 REGULAR = stat_bits.S_IFREG
 DIRECTORY = stat_bits.S_IFDIR

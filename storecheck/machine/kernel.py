@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .disk import READ, WRITE
-from .errors import fail
-from .events import Marked, Synced, Truncated, Written
-from .inode import DIRECTORY, REGULAR, SYMLINK, Inode, OpenFile, Process, RecordLock, Waiter
-from .namespace import Namespace
-from .parameters import FIRST_DESCRIPTOR, MachineParameters
+from storecheck.machine.disk import READ, WRITE
+from storecheck.machine.errors import fail
+from storecheck.machine.events import Marked, Synced, Truncated, Written
+from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Inode, OpenFile, Process, RecordLock, Waiter
+from storecheck.machine.namespace import Namespace
+from storecheck.machine.parameters import FIRST_DESCRIPTOR, MachineParameters
 
 LOCK_SH: Final = 1
 LOCK_EX: Final = 2
@@ -60,7 +60,7 @@ class Machine(Namespace):
         directory = self.mount
         for part in parents:
             child = directory.entries.get(part)
-            directory = self._plant_directory(directory, part) if child is None else child
+            directory = self.plant_directory(directory, part) if child is None else child
         inode = self.new_inode(kind=REGULAR, mode=mode, uid=self.parameters.uid, gid=self.parameters.gid)
         inode.content[:] = content
         inode.parent = directory
@@ -115,7 +115,7 @@ class Machine(Namespace):
         """open(2); returns the descriptor."""
         if len(process.descriptors) >= process.open_files:
             fail(errno.EMFILE, path)
-        if _O_TMPFILE and flags & _O_TMPFILE == _O_TMPFILE or flags & _O_PATH:
+        if (_O_TMPFILE and flags & _O_TMPFILE == _O_TMPFILE) or flags & _O_PATH:
             fail(errno.EOPNOTSUPP, path)
         text = self.text_of(path)
         creates = flags & os.O_CREAT != 0
@@ -262,11 +262,10 @@ class Machine(Namespace):
         if offset is not None and offset < 0:
             fail(errno.EINVAL)
         inode = opened.inode
+        start = opened.position if offset is None else offset
         if opened.flags & os.O_APPEND:
             # Also for pwrite: a documented Linux bug that programs see, pwrite(2) BUGS.
             start = len(inode.content)
-        else:
-            start = opened.position if offset is None else offset
         size = self.room_for(inode, offset=start, size=len(content))
         if size:
             self.store(process, inode, start, content[:size])
@@ -470,9 +469,9 @@ class Machine(Namespace):
 
     def _record_conflicts(self, inode: Inode, wanted: RecordLock) -> RecordLock | None:
         for held in inode.record_locks:
-            if held.owner is not wanted.owner and held.start < wanted.end and wanted.start < held.end:
-                if held.exclusive or wanted.exclusive:
-                    return held
+            overlap = held.start < wanted.end and wanted.start < held.end
+            if overlap and held.owner is not wanted.owner and (held.exclusive or wanted.exclusive):
+                return held
         return None
 
     def _would_deadlock(self, inode: Inode, wanted: RecordLock) -> bool:

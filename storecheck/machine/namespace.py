@@ -10,15 +10,21 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from .disk import COMMUTE, KIND_NAMES, READ, TREE, WRITE, Disk
-from .errors import Named, fail
-from .events import AttributesChanged, Created, Linked, Renamed, Unlinked
-from .inode import DIRECTORY, REGULAR, SYMLINK, Inode, OpenFile, Process
+from storecheck.machine.disk import COMMUTE, KIND_NAMES, READ, TREE, WRITE, Disk
+from storecheck.machine.errors import Named, fail
+from storecheck.machine.events import AttributesChanged, Created, Linked, Renamed, Unlinked
+from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Inode, OpenFile, Process
 
 NAME_BYTES_MAX: Final = 255
 PATH_BYTES_MAX: Final = 4096
 SYMLINKS_MAX: Final = 40
 STICKY: Final = 0o1000
+_SPECIAL: Final = frozenset({"", ".", ".."})
+
+
+def _components(text: str) -> list[str]:
+    """The parts of a path, last first."""
+    return [part for part in reversed(text.split("/")) if part]
 
 
 class Namespace(Disk):
@@ -62,7 +68,7 @@ class Namespace(Disk):
         """
         base = self.root if text[:1] == "/" else (process.cwd if at is None else at)
         prefix, _, name = text.rpartition("/")
-        if name and name != "." and name != "..":
+        if name not in _SPECIAL:
             # Nearly all calls name a file in a directory that was named before: one look-up instead of a walk.
             directory = self._directories.get((base.serial, process.uid, prefix))
             if directory is not None and len(name) <= NAME_BYTES_MAX // 4:
@@ -76,42 +82,42 @@ class Namespace(Disk):
     def _walk_path(
         self, process: Process, text: str, *, base: Inode, shown: Named, follow: bool
     ) -> tuple[Inode, str, Inode | None]:
+        """The whole way, component by component: path_resolution(7)."""
         if not text:
             fail(errno.ENOENT, shown)
         if len(text) >= PATH_BYTES_MAX // 4 and len(text.encode("utf-8", "surrogateescape")) >= PATH_BYTES_MAX:
             fail(errno.ENAMETOOLONG, shown)
         self.touch(TREE, READ)
-        original, start = text, base
-        pending = [part for part in reversed(text.split("/")) if part]
+        pending = _components(text)
         must_be_directory = text.endswith("/")
         directory, links_followed = base, 0
-        if not pending:
-            return base, ".", base
-        while True:
+        while pending:
             name = pending.pop()
             inode = self._search(process, directory, name, shown)
             if inode is not None and inode.kind == SYMLINK and (pending or follow or must_be_directory):
                 links_followed += 1
                 if links_followed > SYMLINKS_MAX:
                     fail(errno.ELOOP, shown)
-                if inode.target.startswith("/"):
-                    directory = self.root
-                if not pending:
-                    must_be_directory = must_be_directory or inode.target.endswith("/")
-                pending += [part for part in reversed(inode.target.split("/")) if part]
-                if not pending:
-                    return self.root, ".", self.root
-                continue
-            if not pending:
+                directory = self.root if inode.target.startswith("/") else directory
+                must_be_directory = must_be_directory or (not pending and inode.target.endswith("/"))
+                pending += _components(inode.target)
+            elif not pending:
                 if must_be_directory and inode is not None and inode.kind != DIRECTORY:
                     fail(errno.ENOTDIR, shown)
-                prefix, _, last = original.rpartition("/")
-                if links_followed == 0 and last == name and "." not in prefix:
-                    self._directories[start.serial, process.uid, prefix] = directory
+                if links_followed == 0:
+                    self._remember_directory(process, base, text, name, directory)
                 return directory, name, inode
-            if inode is None:
+            elif inode is None:
                 fail(errno.ENOENT, shown)
-            directory = inode
+            else:
+                directory = inode
+        # Nothing but slashes, or a link to the root.
+        return directory, ".", directory
+
+    def _remember_directory(self, process: Process, base: Inode, text: str, name: str, directory: Inode) -> None:
+        prefix, _, last = text.rpartition("/")
+        if last == name and "." not in prefix:
+            self._directories[base.serial, process.uid, prefix] = directory
 
     def existing(self, process: Process, path: object, *, at: Inode | None = None, follow: bool = True) -> Inode:
         """The inode a path leads to; ENOENT if there is none."""
@@ -331,8 +337,7 @@ class Namespace(Disk):
         try:
             directory = self.locate(process, f"{prefix}/", shown=None, at=at)[2]
         except OSError as error:
-            assert error.errno is not None
-            fail(error.errno, *shown)
+            fail(error.errno or errno.EIO, *shown)
         if directory is None:
             fail(errno.ENOENT, *shown)
         return directory, name
@@ -343,8 +348,7 @@ class Namespace(Disk):
         try:
             return self._search(process, directory, name, None)
         except OSError as error:
-            assert error.errno is not None
-            fail(error.errno, *shown)
+            fail(error.errno or errno.EIO, *shown)
 
     def _check_tree(
         self,

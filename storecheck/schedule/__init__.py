@@ -1,16 +1,23 @@
 """Who runs next: the executor of simulated processes, the strategies that search schedules, what a search may claim."""
 
-from .dpor import Dpor
-from .executor import KILL, Deadlock, Executor, Member, ProcessKilled, Task
-from .faults import Fault, FaultPlan, PendingCall, Policy
-from .strategies import UNBOUNDED, PreemptionBounded, RandomSchedules, Replay, ReplayDiverged, Strategy
-from .verdict import Exhausted, Sampled, Verdict
+from storecheck.schedule.dpor import Dpor
+from storecheck.schedule.executor import KILL, Deadlock, Executor, Member, ProcessKilled, Task
+from storecheck.schedule.faults import Fault, FaultPlan, PendingCall, Policy
+from storecheck.schedule.strategies import (
+    UNBOUNDED,
+    PreemptionBounded,
+    RandomSchedules,
+    Replay,
+    ReplayDiverged,
+    Strategy,
+)
+from storecheck.schedule.verdict import Exhausted, Sampled, Verdict
 
 __all__ = [
     "KILL",
     "UNBOUNDED",
-    "Dpor",
     "Deadlock",
+    "Dpor",
     "Executor",
     "Exhausted",
     "Fault",

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..machine.disk import COMMUTE, READ, Footprint, FootprintKey
-from ..program import Program
-from .executor import Chooser, StepLog
-from .strategies import Search, indexes
+from storecheck.machine.disk import COMMUTE, READ, Footprint, FootprintKey
+from storecheck.program import Program
+from storecheck.schedule.executor import Chooser, StepLog
+from storecheck.schedule.strategies import Search, indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Dpor:
         """
         if program.machine.step_ns != 0 or program.machine.time_choice != "all":
             raise ValueError(
-                "Dpor needs MachineParameters(step_ns=0, time_choice='all'): otherwise every call depends on every other "
-                "through the clock; use PreemptionBounded for this program"
+                "Dpor needs MachineParameters(step_ns=0, time_choice='all'): otherwise every call depends on every "
+                "other through the clock; use PreemptionBounded for this program"
             )
         if program.kills:
             raise ValueError("Dpor does not explore kills; use PreemptionBounded for this program")
@@ -97,7 +97,7 @@ class _Branch:
         self.steps: list[_Step] = []
         self.redundant = False
 
-    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:  # noqa: ARG002
         """The branch's choice, or any thread that is not asleep."""
         depth = self.depth
         self.depth = depth + 1
@@ -127,7 +127,7 @@ class _Branch:
             if thread != step.thread and not conflicting(access, step.access)
         }
 
-    def step_begins(self, task: int, name: str) -> Footprint:
+    def step_begins(self, task: int, name: str) -> Footprint:  # noqa: ARG002
         """The executor starts a step: it fills the list that is returned."""
         touched: Footprint = []
         self.steps.append(_Step(task, touched))
@@ -175,11 +175,7 @@ class _DporSearch:
             depth = len(self._nodes) - 1
             node = self._nodes[depth]
             node.done[node.chosen] = steps[depth].access
-            left = [
-                index
-                for index in indexes(node.backtrack)
-                if index not in node.done and index not in node.sleep
-            ]
+            left = [index for index in indexes(node.backtrack) if index not in node.done and index not in node.sleep]
             if left:
                 node.chosen = left[0]
                 return True
@@ -228,9 +224,7 @@ class _DporSearch:
     ) -> int:
         """Threads that can begin what did not happen after `earlier`, with `later` at its end."""
         first_thread = steps[earlier].thread
-        remaining = [
-            index for index in range(earlier + 1, later) if clocks[index].get(first_thread, -1) < earlier
-        ]
+        remaining = [index for index in range(earlier + 1, later) if clocks[index].get(first_thread, -1) < earlier]
         found = 0
         for position, index in enumerate([*remaining, later]):
             own = clocks[index] if index != later else clock

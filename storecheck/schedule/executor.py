@@ -15,9 +15,9 @@ from typing import Final, NoReturn, Protocol
 
 from greenlet import getcurrent, greenlet
 
-from ..machine import Machine, Process, Waiter
-from ..machine.disk import CLOCK, WRITE, Footprint
-from .faults import Fault, PendingCall, Policy
+from storecheck.machine import Machine, Process, Waiter
+from storecheck.machine.disk import CLOCK, WRITE, Footprint
+from storecheck.schedule.faults import Fault, PendingCall, Policy
 
 MAX_STEPS_DEFAULT: Final = 20_000
 """Steps after which a run is cut. An uncontended update is about 30; a run that needs more than this polls."""
@@ -38,7 +38,7 @@ class ProcessKilled(BaseException):
     """Thrown into the frames of a killed process to free them, after the machine stopped answering it."""
 
 
-class ForeignThread(RuntimeError):
+class ForeignThread(RuntimeError):  # noqa: N818 - it says who called
     """A real thread, or code of no simulated process, made a simulated system call."""
 
 
@@ -132,7 +132,8 @@ class Chooser(Protocol):
 
     every_step: bool
 
-    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int: ...
+    def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
+        """The thread that runs next."""
 
 
 class StepLog(Protocol):
@@ -259,7 +260,7 @@ class Executor:
             task.body()
         except ProcessKilled:
             return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the thread that asked for it
             self.harness_error = error
             self._over = True
             return
@@ -390,28 +391,32 @@ class Executor:
         """The thread that runs next, or None if all is over (or `arrived`'s process was killed and nobody is left)."""
         while True:
             machine = self.machine
-            if self.sleeping and machine.monotonic_ns >= self.next_deadline_ns:
+            if machine.monotonic_ns >= self.next_deadline_ns:
                 self._wake_sleepers(machine.monotonic_ns)
-            if not self.runnable:
-                if not self.sleeping:
-                    self._nobody_can_run()
-                    return None
-                if not (self._time_choice == "all" and self.chooser.every_step):
-                    machine.monotonic_ns = max(machine.monotonic_ns, self.next_deadline_ns)
-                    self._wake_sleepers(machine.monotonic_ns)
+            if not self.runnable and not self._let_time_pass():
+                return None
             chosen = self._choose(arrived)
             if chosen is not None:
                 return chosen
             arrived = None
 
+    def _let_time_pass(self) -> bool:
+        """Nobody can run: move the clock to the next deadline. False if nobody ever will run again."""
+        if not self.sleeping:
+            self._nobody_can_run()
+            return False
+        if not (self._time_choice == "all" and self.chooser.every_step):
+            self.machine.monotonic_ns = max(self.machine.monotonic_ns, self.next_deadline_ns)
+            self._wake_sleepers(self.machine.monotonic_ns)
+        return True
+
     def _choose(self, arrived: Task | None) -> Task | None:
         runnable = self.runnable
-        sleeping = self.early
+        early = self.early
         killable = self.kills_left > 0 and arrived is not None and not arrived.done and not arrived.dead
-        candidates = runnable | sleeping
+        candidates = runnable | early
         if candidates & (candidates - 1) or killable or self.chooser.every_step:
-            current = -1 if arrived is None else arrived.index
-            index = self.chooser.choose(runnable, sleeping, current, killable)
+            index = self.chooser.choose(runnable, early, -1 if arrived is None else arrived.index, killable)
             self.choices.append(index)
             if index >= KILL:
                 assert arrived is not None
@@ -419,7 +424,7 @@ class Executor:
                 self.kill(arrived.member)
                 return None
             task = self.tasks[index]
-            if task is not arrived and arrived is not None and runnable & arrived.bit:
+            if arrived is not None and task is not arrived and runnable & arrived.bit:
                 self.preemptions += 1
         else:
             task = self.tasks[candidates.bit_length() - 1]

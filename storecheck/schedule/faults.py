@@ -64,7 +64,8 @@ class PendingCall:
 class Policy(Protocol):
     """Asked before each intercepted call; returns the fault to apply, or None."""
 
-    def __call__(self, pending: PendingCall) -> Fault | None: ...
+    def __call__(self, pending: PendingCall) -> Fault | None:
+        """The fault for this call."""
 
 
 class FaultPlan:
@@ -75,6 +76,7 @@ class FaultPlan:
         self._staying: dict[tuple[int, str], Fault] = {}
 
     def __call__(self, pending: PendingCall) -> Fault | None:
+        """The planned fault, or one that stays."""
         fault = self._planned.get((pending.process, pending.call))
         if fault is None:
             return self._staying.get((pending.process, pending.name))

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ..program import Program
-from .executor import KILL, Chooser, StepLog
+from storecheck.program import Program
+from storecheck.schedule.executor import KILL, Chooser, StepLog
 
 
 class Search(Protocol):
@@ -96,7 +96,7 @@ class PreemptionBounded:
         if self.bound < 0:
             raise ValueError(f"bound is {self.bound}; give 0 or more preemptions")
 
-    def search(self, program: Program) -> Search:
+    def search(self, program: Program) -> Search:  # noqa: ARG002 - any program will do
         """Start from the schedule without any preemption."""
         return _BoundedSearch(self.bound)
 
@@ -131,20 +131,14 @@ class _BoundedSearch:
         free: list[bytes] = []
         for at in range(len(chooser.prefix), len(chooser.decisions)):
             runnable, sleeping, current, killable = chooser.decisions[at]
-            runs_on = current >= 0 and runnable >> current & 1
-            chosen = taken[at]
-            for index in indexes(runnable):
-                if index != chosen:
-                    if not runs_on:
-                        free.append(taken[:at] + bytes((index,)))
-                    elif may_preempt:
-                        self._later.append(taken[:at] + bytes((index,)))
-            for index in indexes(sleeping & ~runnable):
-                if index != chosen:
-                    if not runnable:
-                        free.append(taken[:at] + bytes((index,)))
-                    elif may_preempt:
-                        self._later.append(taken[:at] + bytes((index,)))
+            others = (runnable | sleeping) & ~(1 << taken[at])
+            # Sleepers are costly while anybody can run; everybody else is if the current thread could go on.
+            costly = others & ~runnable if runnable else 0
+            if current >= 0 and runnable >> current & 1:
+                costly = others
+            if may_preempt:
+                self._later.extend(taken[:at] + bytes((index,)) for index in indexes(costly))
+            free += [taken[:at] + bytes((index,)) for index in indexes(others & ~costly)]
             if killable:
                 free.append(taken[:at] + bytes((KILL + current,)))
         self._now.extendleft(reversed(free))
@@ -174,7 +168,9 @@ class _WalkChooser:
         if killable and source.random() < KILL_CHANCE:
             return KILL + current
         # Sleepers are candidates only now and then: time that jumps at every step is not a likely schedule.
-        mask = runnable if runnable and source.random() > EARLY_WAKE_CHANCE else runnable | sleeping
+        mask = runnable
+        if not runnable or (sleeping and source.random() < EARLY_WAKE_CHANCE):
+            mask |= sleeping
         return source.choice(indexes(mask))
 
 
@@ -207,13 +203,20 @@ class _PctChooser:
             self._lowest -= 1.0
             self._priorities[current] = self._lowest
         # A sleeper's alarm may ring at any moment: it takes part with its own priority, but wakes only now and then.
-        mask = runnable if runnable and self._random.random() > EARLY_WAKE_CHANCE else runnable | sleeping
-        return max(indexes(mask), key=self._priority)
-
-    def _priority(self, index: int) -> float:
-        if index not in self._priorities:
-            self._priorities[index] = 1.0 + self._random.random()
-        return self._priorities[index]
+        mask = runnable
+        if not runnable or (sleeping and self._random.random() < EARLY_WAKE_CHANCE):
+            mask |= sleeping
+        best, best_priority = -1, 0.0
+        priorities = self._priorities
+        while mask:
+            index = (mask & -mask).bit_length() - 1
+            mask &= mask - 1
+            priority = priorities.get(index)
+            if priority is None:
+                priority = priorities[index] = 1.0 + self._random.random()
+            if best < 0 or priority > best_priority:
+                best, best_priority = index, priority
+        return best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +230,7 @@ class RandomSchedules:
         if self.executions < 1:
             raise ValueError(f"executions is {self.executions}; give 1 or more")
 
-    def search(self, program: Program) -> Search:
+    def search(self, program: Program) -> Search:  # noqa: ARG002 - any program will do
         """Start with the schedule that nobody interrupts, whose length PCT needs."""
         return _RandomSearch(self.executions, self.seed)
 
@@ -235,7 +238,7 @@ class RandomSchedules:
 class _RandomSearch:
     def __init__(self, executions: int, seed: int) -> None:
         self._left = executions
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - schedules, the same for the same seed
         self._length = 0
         self._round = 0
 
@@ -244,7 +247,7 @@ class _RandomSearch:
             return None
         self._left -= 1
         self._round += 1
-        source = random.Random(self._random.getrandbits(64))
+        source = random.Random(self._random.getrandbits(64))  # noqa: S311
         if self._round == 1:
             return PrefixChooser(b"")
         kind = self._round % 4
@@ -265,8 +268,8 @@ class _RandomSearch:
         return False
 
 
-class ReplayDiverged(RuntimeError):
-    """The code under test did not follow a recorded schedule: it is not the code, or not the settings, it was made with."""
+class ReplayDiverged(RuntimeError):  # noqa: N818 - it says what happened
+    """The code under test took another way than the recorded schedule: other code, or other settings."""
 
 
 class _ReplayChooser(PrefixChooser):
@@ -288,7 +291,7 @@ class Replay:
 
     choices: tuple[int, ...]
 
-    def search(self, program: Program) -> Search:
+    def search(self, program: Program) -> Search:  # noqa: ARG002 - any program will do
         """One run."""
         return _ReplaySearch(self.choices)
 

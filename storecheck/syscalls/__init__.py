@@ -5,8 +5,8 @@ and `builtins.open` lead to a simulated machine. Code outside of images is not t
 do is refused and noted (`NotSimulated`); what slips past finds no simulated file (`machine.MOUNT` is on no real disk).
 """
 
-from .context import Context, Recorder
-from .image import ImageOptions, ProcessImage, Transform
-from .posix import NotSimulated
+from storecheck.syscalls.context import Context, Recorder
+from storecheck.syscalls.image import ImageOptions, ProcessImage, Transform
+from storecheck.syscalls.posix import NotSimulated
 
 __all__ = ["Context", "ImageOptions", "NotSimulated", "ProcessImage", "Recorder", "Transform"]

@@ -6,15 +6,15 @@ CPU time stands still: nothing is computed on the simulated machine. Conversions
 
 from __future__ import annotations
 
-import datetime as real_datetime
+import datetime as real_datetime  # noqa: ICN001 - beside the simulated one
 import time as real_time
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..machine.disk import CLOCK, READ
-from ..schedule.executor import Task
-from .context import Context, noticed, unnoticed
-from .posix import refusing
+from storecheck.machine.disk import CLOCK, READ
+from storecheck.schedule.executor import Task
+from storecheck.syscalls.context import Context, noticed, unnoticed
+from storecheck.syscalls.posix import refusing
 
 
 class SleepWait:
@@ -29,7 +29,7 @@ class SleepWait:
         return []
 
 
-def build_time(context: Context) -> ModuleType:
+def build_time(context: Context) -> ModuleType:  # noqa: C901 - small closures over one context
     """The module `time` of one image."""
     module = ModuleType("time", real_time.__doc__)
     space = module.__dict__

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ..machine import Machine, Process
-from ..schedule.executor import NEVER_NS, Executor, Member, ProcessKilled, Task, Wait
-from ..schedule.faults import Fault
+from storecheck.machine import Machine, Process
+from storecheck.schedule.executor import NEVER_NS, Executor, Member, ProcessKilled, Task, Wait
+from storecheck.schedule.faults import Fault
 
 MAIN_IDENT: Final = 0x51A0_0001
 """`threading.get_ident()` of the main thread of every simulated process; further threads count up."""

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-from ..machine.errors import fail
-from ..machine.inode import DIRECTORY
-from .context import Context
-from .posix import BLOCK_BYTES
+from storecheck.machine.errors import fail
+from storecheck.machine.inode import DIRECTORY
+from storecheck.syscalls.context import Context
+from storecheck.syscalls.posix import BLOCK_BYTES
 
 _MODES: Final = {
     "r": (os.O_RDONLY, True, False),
@@ -29,7 +29,7 @@ _MODES: Final = {
 BUFFER_BYTES: Final = io.DEFAULT_BUFFER_SIZE
 
 
-def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:
+def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:  # noqa: C901 - one class over one context
     """The class `FileIO` of one image."""
     calls = posix.__dict__
 
@@ -140,7 +140,7 @@ def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:
 
         def readall(self) -> bytes:
             self._check_reads()
-            parts = []
+            parts: list[bytes] = []
             opened = context.process.descriptors.get(self._descriptor)
             expected = 0 if opened is None else max(0, opened.inode.size() - opened.position)
             while True:
@@ -209,13 +209,13 @@ def build_open(file_io: type[io.RawIOBase]) -> Callable[..., Any]:
         if not isinstance(file, int):
             file = os.fspath(file)
         binary = _check_mode(mode, encoding, errors, newline)
+        if buffering == 0 and not binary:
+            raise ValueError("can't have unbuffered text I/O")
         raw = file_io(file, mode.replace("b", "").replace("t", ""), closefd, opener)  # type: ignore[call-arg]
         result: Any = raw
         try:
             line_buffering = buffering == 1 and not binary
             if buffering == 0:
-                if not binary:
-                    raise ValueError("can't have unbuffered text I/O")
                 return raw
             size = BUFFER_BYTES if buffering < 0 or line_buffering or buffering == 1 else buffering
             result = _buffered(raw, mode, size)

@@ -26,22 +26,22 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any, Final
 
-from ..machine import MOUNT
-from ..schedule.executor import Executor, Member, Task
-from .clock import build_datetime, build_refused, build_time
-from .context import Context, Recorder
-from .files import build_io
-from .posix import build_calls, build_fcntl, build_posix, refusing
-from .restore import Pristine
-from .threads import build_thread
+from storecheck.machine import MOUNT
+from storecheck.schedule.executor import Executor, Member, Task
+from storecheck.syscalls.clock import build_datetime, build_refused, build_time
+from storecheck.syscalls.context import Context, Recorder
+from storecheck.syscalls.files import build_io
+from storecheck.syscalls.posix import build_calls, build_fcntl, build_posix, refusing
+from storecheck.syscalls.restore import Pristine
+from storecheck.syscalls.threads import build_thread
 
 Transform = Callable[[str, str], str]
 """Given a module's name and source, the source to execute instead: how a bug is planted."""
 
 PRIVATE_STANDARD: Final = frozenset(
     {
-        "_threading_local", "bz2", "concurrent", "dbm", "filecmp", "fileinput", "genericpath", "getpass", "glob", "gzip",
-        "logging", "lzma", "netrc", "ntpath", "os", "pathlib", "posixpath", "queue", "random", "sched", "secrets",
+        "_threading_local", "bz2", "concurrent", "dbm", "filecmp", "fileinput", "genericpath", "getpass", "glob",
+        "gzip", "logging", "lzma", "netrc", "ntpath", "os", "pathlib", "posixpath", "queue", "random", "sched", "secrets",
         "shelve", "shutil", "tarfile", "tempfile", "threading", "uuid", "zipfile",
     }
 )  # fmt: skip
@@ -72,7 +72,7 @@ TEST_TOOLS: Final = frozenset(
 """Packages that never are the code under test."""
 
 SIMULATED_HOME: Final = f"{MOUNT}/home"
-SIMULATED_TEMPORARY: Final = f"{MOUNT}/tmp"
+SIMULATED_TEMPORARY: Final = f"{MOUNT}/tmp"  # noqa: S108 - a path on the simulated machine
 
 _code_cache: dict[tuple[str, str, Transform | None], CodeType] = {}
 
@@ -101,7 +101,7 @@ class ProcessImage:
         self.options = options or ImageOptions()
         self.context = Context()
         self.modules: dict[str, ModuleType] = {}
-        self._executing: dict[str, ModuleType] = {}
+        self._executing: dict[str, ModuleType | None] = {}
         self._private: list[ModuleType] = []
         self._pristine: Pristine | None = None
         self._build_base()
@@ -221,7 +221,7 @@ class ProcessImage:
         return module
 
     def _without_loops(self, real: ModuleType) -> ModuleType:
-        """asyncio can be imported and its types used, but no loop runs: it would wait in the real system."""
+        """Asyncio can be imported and its types used, but no loop runs: it would wait in the real system."""
         module = ModuleType(real.__name__, real.__doc__)
         module.__dict__.update({key: value for key, value in vars(real).items() if key != "__spec__"})
         for name in ("run", "new_event_loop", "get_event_loop", "Runner"):
@@ -257,8 +257,7 @@ class ProcessImage:
         spec = _find_spec(name, getattr(parent, "__path__", None))
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        builtin = spec.loader is importlib.machinery.BuiltinImporter
-        if builtin or isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
+        if spec.origin == "built-in" or isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
             module = self.modules[name] = self._share(name)
             return module
         module = ModuleType(name)
@@ -275,7 +274,7 @@ class ProcessImage:
         if code is not None:
             try:
                 with self._entered(name, module):
-                    exec(code, module.__dict__)
+                    exec(code, module.__dict__)  # noqa: S102 - this is what an import does
             except BaseException:
                 self.modules.pop(name, None)
                 raise
@@ -290,7 +289,7 @@ class ProcessImage:
         before = sys.modules.get(name)
         path_before = sys.modules.get("os.path")
         sys.modules[name] = module
-        self._executing[name] = before  # type: ignore[assignment]
+        self._executing[name] = before
         try:
             yield
         finally:
@@ -355,6 +354,10 @@ class ProcessImage:
         if self._pristine is not None:
             self._pristine.restore()
         self.seal()
+
+    def set_environment(self, variables: dict[bytes, bytes]) -> None:
+        """Environment variables of the process that begins, beside the usual ones."""
+        vars(self.modules["os"])["environ"]._data.update(variables)
 
     def finish(self) -> None:
         """The run is over."""

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
-from ..machine import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Inode, Waiter
-from ..machine.errors import fail
-from ..machine.inode import DIRECTORY, REGULAR, SYMLINK, Process
-from ..schedule.executor import Task
-from .context import (
+from storecheck.machine import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Inode, Waiter
+from storecheck.machine.errors import fail
+from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Process
+from storecheck.schedule.executor import Task
+from storecheck.syscalls.context import (
     Context,
     close_is_noticed,
     content_is_shared,
@@ -35,6 +35,11 @@ from .context import (
 DEVICE: Final = 0x801
 BLOCK_BYTES: Final = 4096
 _SECOND_NS: Final = 1_000_000_000
+_LINUX: Final[bool] = sys.platform.startswith("linux")
+_NAMED_FIELDS: Final = (
+    "st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns", "st_blksize", "st_blocks",
+)  # fmt: skip
+"""Fields of `os.stat_result` after the ten that are a tuple: systems other than Linux have them at other places."""
 
 HARMLESS: Final = frozenset(
     {
@@ -88,14 +93,9 @@ def stat_of(inode: Inode) -> os.stat_result:
         ctime_ns,
     )
     blocks = (size + 511) // 512
-    if sys.platform == "linux":
+    if _LINUX:
         return os.stat_result((*fields, BLOCK_BYTES, blocks, 0))
     return os.stat_result(fields[:10], dict(zip(_NAMED_FIELDS, (*fields[10:], BLOCK_BYTES, blocks), strict=True)))
-
-
-_NAMED_FIELDS: Final = (
-    "st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns", "st_blksize", "st_blocks",
-)  # fmt: skip
 
 
 class DirEntry:
@@ -604,7 +604,7 @@ class _Calls:
             return 0
         if cmd in (real_fcntl.F_DUPFD, real_fcntl.F_DUPFD_CLOEXEC):
             return machine.duplicate(process, descriptor, start=arg)
-        refusing(context, f"fcntl(fd, {cmd})")()
+        return refusing(context, f"fcntl(fd, {cmd})")()
 
 
 NOTICED: Final = (

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .threads import Lock, RLock
+from storecheck.syscalls.threads import Lock, RLock
 
 MAX_OBJECTS = 200_000
 """Objects visited per image; a package that reaches more holds data of a size that no program under test should."""
 
-_LEAVES = (str, bytes, int, float, bool, type(None), ModuleType, FunctionType)
+_LEAVES = (str, bytes, int, float, bool, type(None), ModuleType)
 _WEAK = (weakref.WeakValueDictionary, weakref.WeakKeyDictionary, weakref.WeakSet)
 
 
@@ -53,42 +53,43 @@ class Pristine:
             undo()
 
     def _visit(self, value: Any, pending: deque[Any]) -> None:
+        if isinstance(value, FunctionType):
+            pending.append(getattr(value, "__wrapped__", None))
+            return
         if isinstance(value, _LEAVES):
-            if isinstance(value, FunctionType):
-                wrapped = getattr(value, "__wrapped__", None)
-                if wrapped is not None:
-                    pending.append(wrapped)
             return
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
-        if isinstance(value, dict):
+        if isinstance(value, tuple | frozenset):
+            pending.extend(value)
+        elif isinstance(value, dict):
             self._remember_dict(value, pending)
         elif isinstance(value, list | deque):
             self._remember_sequence(value, pending)
         elif isinstance(value, set):
             self._remember_set(value, pending)
-        elif isinstance(value, bytearray):
+        elif isinstance(value, type):
+            self._remember_class(value, pending)
+        else:
+            self._visit_object(value, pending)
+
+    def _visit_object(self, value: Any, pending: deque[Any]) -> None:
+        if isinstance(value, bytearray):
             self._undo.append(_restore_bytes(value, bytes(value)))
-        elif isinstance(value, tuple | frozenset):
-            pending.extend(value)
-        elif isinstance(value, Lock):
-            self._undo.append(value._at_fork_reinit)
-        elif isinstance(value, RLock):
+        elif isinstance(value, Lock | RLock):
             self._undo.append(value._at_fork_reinit)
         elif isinstance(value, _WEAK):
             self._undo.append(_restore_weak(value))
-        elif isinstance(value, type):
-            self._remember_class(value, pending)
         elif hasattr(value, "cache_clear"):
-            self._undo.append(value.cache_clear)
+            self._undo.append(_restore_cache(value))
         elif type(value).__module__ in self._names or type(value).__module__ in ("threading", "_thread", "types"):
             self._remember_instance(value, pending)
 
     def _remember_dict(self, value: dict[Any, Any], pending: deque[Any], *, skip_dunder: bool = False) -> None:
         kept = dict(value)
         counters = {key: copy.copy(item) for key, item in kept.items() if isinstance(item, itertools.count)}
-        self._undo.append(_restore_dict(value, kept, counters))
+        self._undo.append(_restore_counting_dict(value, kept, counters) if counters else _restore_dict(value, kept))
         for key, item in kept.items():
             if not (skip_dunder and isinstance(key, str) and key.startswith("__")):
                 pending.append(item)
@@ -160,6 +161,14 @@ def _restore_slot(value: object, slot: str, kept: object) -> Callable[[], None]:
     return restore
 
 
+def _restore_cache(cached: Any) -> Callable[[], None]:
+    def restore() -> None:
+        if cached.cache_info().currsize:
+            cached.cache_clear()
+
+    return restore
+
+
 def _restore_bytes(value: bytearray, kept: bytes) -> Callable[[], None]:
     def restore() -> None:
         value[:] = kept
@@ -179,16 +188,26 @@ def _restore_weak(value: Any) -> Callable[[], None]:
     return restore
 
 
-def _restore_dict(
-    value: dict[Any, Any], kept: dict[Any, Any], counters: dict[Any, itertools.count[int]]
-) -> Callable[[], None]:
+def _restore_dict(value: dict[Any, Any], kept: dict[Any, Any]) -> Callable[[], None]:
     ordered = isinstance(value, OrderedDict)
 
     def restore() -> None:
-        if len(value) != len(kept) or not all(map(operator.is_, value.values(), kept.values())):
+        # Comparing dictionaries looks at identity first: nearly always nothing has changed, and this is one call.
+        if value != kept:
             if ordered or value.keys() != kept.keys():
                 value.clear()
             value.update(kept)
+
+    return restore
+
+
+def _restore_counting_dict(
+    value: dict[Any, Any], kept: dict[Any, Any], counters: dict[Any, itertools.count[int]]
+) -> Callable[[], None]:
+    restore_rest = _restore_dict(value, kept)
+
+    def restore() -> None:
+        restore_rest()
         for key, counter in counters.items():
             value[key] = copy.copy(counter)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
-from ..schedule.executor import NEVER_NS, Executor, ProcessKilled, Task
-from .context import MAIN_IDENT, Context
-from .posix import refusing
+from storecheck.schedule.executor import NEVER_NS, Executor, ProcessKilled, Task
+from storecheck.syscalls.context import MAIN_IDENT, Context
+from storecheck.syscalls.posix import refusing
 
 TIMEOUT_MAX: Final = 9_223_372_036.0
 
@@ -312,7 +312,7 @@ class _Threads:
                 pass
             except ProcessKilled:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as `_thread` does: told, and the thread is over
                 sys.stderr.write(f"Exception ignored in simulated thread: {error!r}\n")
             sentinel = context.sentinels.pop(ident, None)
             if isinstance(sentinel, Lock) and sentinel.holder is not None:

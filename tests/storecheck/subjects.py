@@ -83,7 +83,7 @@ class Outside:
         """Try."""
         try:
             socket.socket()
-        except Exception:
+        except Exception:  # noqa: BLE001 - hiding it is the point
             return "nobody"
         return "somebody"
 

@@ -17,8 +17,7 @@ from click.testing import CliRunner
 from storecheck import PreemptionBounded, ReplayDiverged, explore
 from storecheck.cli import main
 from storecheck.counterexample import Counterexample, CounterexampleError, from_failure, from_json, load, replay
-
-from .test_explore import counting, no_addition_lost
+from tests.storecheck.test_explore import counting, no_addition_lost
 
 CHECK = "tests.storecheck.test_explore:no_addition_lost"
 

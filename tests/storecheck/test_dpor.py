@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import pytest
 
-from storecheck import Dpor, Execution, Exhausted, MachineParameters, Operation, ProcessProgram, Program, explore, process
+from storecheck import (
+    Dpor,
+    Execution,
+    Exhausted,
+    MachineParameters,
+    Operation,
+    ProcessProgram,
+    Program,
+    explore,
+    process,
+)
 from storecheck.schedule import UNBOUNDED, Strategy
-
-from .test_explore import ADD, counting, no_addition_lost
+from tests.storecheck.test_explore import ADD, counting, no_addition_lost
 
 TIMELESS = MachineParameters(step_ns=0, time_choice="all")
 

@@ -91,7 +91,7 @@ except FileExistsError as error:
 """,
     )
     assert space["lines"] == ["grün\n"] * 3
-    assert space["head"] == "gr".encode() + "ü".encode()[:1]
+    assert space["head"] == b"gr" + "ü".encode()[:1]
     assert space["position"] == 21
     assert space["refused"] == f"{MOUNT}/store/text"
     assert files_of(image)["store/text"] == "grün\n".encode() * 3 + b"end"
@@ -242,7 +242,9 @@ def test_a_lock_timeout_expires_on_the_virtual_clock() -> None:
     program = Program(
         adapter=f"{SUBJECTS}:ThreadLocks",
         processes=(
-            ProcessProgram(operations=(Operation("hold", {"seconds": 3600}),), threads=((Operation("give_up", {"timeout": 60}),),)),
+            ProcessProgram(
+                operations=(Operation("hold", {"seconds": 3600}),), threads=((Operation("give_up", {"timeout": 60}),),)
+            ),
         ),
     )
     result = explore(program, strategy=PreemptionBounded(1), check=both_answers)
@@ -255,7 +257,9 @@ def test_unmodified_filelock_excludes(strategy: PreemptionBounded | RandomSchedu
 
     def nothing_lost(execution: Execution) -> str | None:
         counted = int(execution.files()["counter"])
-        return None if counted == 2 else f"2 additions, the file says {counted}: {[str(r) for r in execution.operations]}"
+        return (
+            None if counted == 2 else f"2 additions, the file says {counted}: {[str(r) for r in execution.operations]}"
+        )
 
     program = Program(
         adapter=f"{SUBJECTS}:FilelockCounter", files={"counter": b"0"}, processes=(process(Operation("add")),) * 2
