@@ -41,8 +41,8 @@ Transform = Callable[[str, str], str]
 PRIVATE_STANDARD: Final = frozenset(
     {
         "_threading_local", "bz2", "concurrent", "dbm", "filecmp", "fileinput", "genericpath", "getpass", "glob",
-        "gzip", "logging", "lzma", "netrc", "ntpath", "os", "pathlib", "posixpath", "queue", "random", "sched", "secrets",
-        "shelve", "shutil", "tarfile", "tempfile", "threading", "uuid", "zipfile",
+        "gzip", "logging", "lzma", "netrc", "ntpath", "os", "pathlib", "posixpath", "queue", "random", "sched",
+        "secrets", "shelve", "shutil", "tarfile", "tempfile", "threading", "uuid", "zipfile",
     }
 )  # fmt: skip
 """Standard modules written in Python that capture functions of the system when they are imported."""
