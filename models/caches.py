@@ -18,7 +18,9 @@ from models.specification import (
     DEFAULT_CACHE_TTL_MS,
     DEFAULT_OBJECT_CACHE_MAX_BYTES,
     DEFAULT_SERIALIZED_CACHE_MAX_BYTES,
+    FailureKind,
     is_corrupt,
+    normalise,
     parse,
 )
 
@@ -29,6 +31,8 @@ NS_PER_MS = 1_000_000
 RACY_WINDOW_NS = 20_000_000
 COARSE_WINDOWS_NS = ((1_000_000_000, 4_000_000_000), (10_000_000, 200_000_000))
 """A stamp that is a multiple of the first may come from a clock with a tick as coarse as half the second."""
+
+CLOCK_TOLERANCE_NS = 5_000_000  # a wall clock that is slewed is not set back
 
 Held = Literal["bytes", "positions"]
 
@@ -89,6 +93,18 @@ class Instant:
     monotonic_ns: int
     wall_ns: int
 
+    @property
+    def wall_offset_ns(self) -> int:
+        """Changes only when the wall clock is set."""
+        return self.wall_ns - self.monotonic_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The snapshot that an update is given: its content, None if there was no file."""
+
+    content: bytes | None
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -98,8 +114,12 @@ class Record:
     held: Held
     cost_bytes: int
     identity: Identity
-    trusted: bool
-    seen_ns: int  # monotonic
+    settled: bool
+    seen: Instant
+
+    def trusted(self, now: Instant) -> bool:
+        """Whether an equal identity proves equal bytes. A wall clock that was set back repeats its stamps."""
+        return self.settled and now.wall_offset_ns >= self.seen.wall_offset_ns - CLOCK_TOLERANCE_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +171,28 @@ class CacheModel:
         return len(self.records)
 
     @property
-    def held_file_bytes(self) -> int:
-        """Bytes of files that the process really holds."""
-        return sum(len(record.content) for record in self.records.values() if record.held == "bytes")
+    def held_sizes_bytes(self) -> list[int]:
+        """Sizes of the files whose bytes the process really holds."""
+        return [len(record.content) for record in self.records.values() if record.held == "bytes"]
 
     # --- operations
 
     def load(self, path: str, file: File | None, *, limits: Limits, at: Instant) -> Work:
         """A load: everything is wanted."""
-        return self._look(path, file, limits=limits, at=at, whole=True)
+        return self._look(path, file, limits=limits, at=at)
 
-    def read(self, path: str, file: File | None, *, limits: Limits, at: Instant) -> Work:
-        """A read of one entry: of a file held as positions, one slice is enough."""
-        return self._look(path, file, limits=limits, at=at, whole=False)
+    def read(self, path: str, file: File | None, *, key: str, limits: Limits, at: Instant) -> Work:
+        """A read of one entry: of a file held as positions, one slice is enough, if the session has one spelling."""
+        return self._look(path, file, limits=limits, at=at, wanted=key)
 
-    def load_past_cache(self, file: File | None, *, limits: Limits, at: Instant) -> Work:
+    def load_past_cache(self, path: str, file: File | None, *, limits: Limits, at: Instant) -> Work:
         """A load with `skip_cache`: always reads and parses, counts neither hit nor miss, warns of nothing."""
         self._begin(limits, at)
+        self._touch(path)
+        record = self.records.get(path)
+        grown = file is not None and file.size_bytes > limits.object_cache_max_bytes
+        if file is None or (grown and record is not None and record.held == "bytes"):
+            self.records.pop(path, None)
         return Work() if file is None else Work(file_reads=1, parses=1)
 
     def write(
@@ -178,11 +203,11 @@ class CacheModel:
         *,
         limits: Limits,
         at: Instant,
-        bases: bytes | None = None,
-        changed: bool,
-        failed: bool = False,
+        base: Base | None = None,
+        wrote: bool,
+        failure: FailureKind | None = None,
     ) -> Work:
-        """An update, edit or save.
+        """An update, edit or save that got as far as taking the lock.
 
         Args:
             path: resolved.
@@ -190,59 +215,67 @@ class CacheModel:
             after: the file when the call returned.
             limits: the settings of the operation.
             at: when it started.
-            bases: the content of the snapshot given as base, None without one.
-            changed: whether the specification says that the file is written.
-            failed: whether the mutator raised or its values were refused; then no cache changes.
+            base: the snapshot given as base.
+            wrote: whether the specification says that the file is replaced.
+            failure: how the specification says that the operation fails. A mutator that raised, or left what cannot be
+                stored, changes no cache.
         """
         self._begin(limits, at)
-        work = Work()
-        if before is not None:
-            record = self.records.get(path)
-            reused = bases == before.content
-            known = reused or (record is not None and record.content == before.content)
-            work += Work(file_reads=1, parses=0 if known else 1, snapshot_reuses=1 if reused else 0)
-            work += self._warning(path, before, limits)
-        if failed:
-            return work
-        if after is None:
+        self._touch(path)
+        record = self.records.get(path)
+        reused = base is not None and base.content == (None if before is None else before.content)
+        work = Work(snapshot_reuses=1) if reused else Work()
+        if before is None:
             self.records.pop(path, None)
-            return work + Work(noop_writes=1)
-        self._keep(path, after, limits=limits, at=at)
-        work += self._warning(path, after, limits)
-        return work + (Work(writes=1) if changed else Work(noop_writes=1))
-
-    def forget(self, path: str) -> None:
-        """An operation failed on this path in a way that leaves its content unknown."""
-        self.records.pop(path, None)
+        else:
+            known = reused or (record is not None and record.content == before.content)
+            work += Work(file_reads=1, parses=0 if known else 1) + self._warning(path, before, limits)
+        if failure == "corrupt":
+            self.records.pop(path, None)
+        if failure is not None:
+            return work
+        if wrote:
+            assert after is not None
+            self._keep(path, after, limits=limits, at=at, just_written=True)
+            return work + Work(writes=1) + self._warning(path, after, limits)
+        if before is not None:
+            self._keep(path, before, limits=limits, at=at)
+        return work + Work(noop_writes=1)
 
     # --- rules
 
-    def _look(self, path: str, file: File | None, *, limits: Limits, at: Instant, whole: bool) -> Work:
+    def _look(self, path: str, file: File | None, *, limits: Limits, at: Instant, wanted: str | None = None) -> Work:
         self._begin(limits, at)
-        miss, hit = Work(object_misses=1), Work(object_hits=1)
+        self._touch(path)
+        record = self.records.get(path)
         if file is None:
             self.records.pop(path, None)
-            return miss
+            return Work(object_misses=1)
         warning = self._warning(path, file, limits)
-        record = self.records.get(path)
-        if record is not None and record.trusted and record.identity == file.identity:
-            self.records[path] = self.records.pop(path)
-            whole_read = Work(file_reads=1) if whole and record.held == "positions" else Work()
-            return hit + whole_read + warning
+        if record is not None and record.trusted(at) and record.identity == file.identity:
+            one_slice = wanted is not None and len(_spellings(file.content, wanted)) < 2
+            if record.held == "bytes" or one_slice:
+                return Work(object_hits=1) + warning
         known = record is not None and record.content == file.content
         self._keep(path, file, limits=limits, at=at)
-        return (hit if known else miss + Work(parses=1)) + Work(file_reads=1) + warning
+        if is_corrupt(file.content):
+            return Work(file_reads=1, parses=1) + warning
+        return (Work(object_hits=1) if known else Work(object_misses=1, parses=1)) + Work(file_reads=1) + warning
+
+    def _touch(self, path: str) -> None:
+        if path in self.records:
+            self.records[path] = self.records.pop(path)
 
     def _begin(self, limits: Limits, at: Instant) -> None:
         """What every operation does first: free what is too old, on any path, and what the limits no longer allow."""
         self.records = {
             path: record
             for path, record in self.records.items()
-            if limits.enabled and at.monotonic_ns - record.seen_ns <= limits.cache_ttl_ms * NS_PER_MS
+            if limits.enabled and at.monotonic_ns - record.seen.monotonic_ns <= limits.cache_ttl_ms * NS_PER_MS
         }
         self._shrink(limits)
 
-    def _keep(self, path: str, file: File, *, limits: Limits, at: Instant) -> None:
+    def _keep(self, path: str, file: File, *, limits: Limits, at: Instant, just_written: bool = False) -> None:
         """Hold what may be held of the file now; it becomes the most recently used."""
         self.records.pop(path, None)
         held = held_as(file.content, limits)
@@ -253,8 +286,8 @@ class CacheModel:
             held=held,
             cost_bytes=file.size_bytes if held == "bytes" else positions_cost_bytes(file.content),
             identity=file.identity,
-            trusted=file.identity.settled(at.wall_ns),
-            seen_ns=at.monotonic_ns,
+            settled=not just_written and file.identity.settled(at.wall_ns),
+            seen=at,
         )
         self._shrink(limits)
 
@@ -263,7 +296,7 @@ class CacheModel:
         while self.records and (
             self.cached_paths > MAX_PATHS
             or self.cached_bytes > limits.object_cache_max_bytes
-            or self.held_file_bytes > limits.serialized_cache_max_bytes
+            or sum(self.held_sizes_bytes) > limits.serialized_cache_max_bytes
         ):
             del self.records[next(iter(self.records))]
 
@@ -273,6 +306,10 @@ class CacheModel:
             return Work()
         self.warned.add(path)
         return Work(warns=True)
+
+
+def _spellings(content: bytes, key: str) -> list[str]:
+    return [raw.key for raw in parse(content) if normalise(raw.key) == normalise(key)]
 
 
 def held_as(content: bytes, limits: Limits) -> Held | None:

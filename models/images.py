@@ -3,13 +3,13 @@
 What a process shares (caches, warned paths, the registry of locks it holds) lives in the package's module globals. An
 image is the package imported afresh, with globals of its own, so one test can hold two "processes" on one file, step
 by step and without waiting. The kernel's file locks tell them apart, because each opens the lock file itself.
-C extensions and the standard library are shared. Not a sandbox and not a simulation: files, locks and the system are
+C extensions and the standard library are shared. The package must import its own modules at their top: an import inside
+a function would find those of another image. Not a sandbox and not a simulation: files, locks and the system are
 the real ones, except for the modules that `Image.substitute` replaces.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import importlib
 import importlib.abc
@@ -71,7 +71,7 @@ def load_image(mutant: Transform | None = None) -> Image:
     """A fresh instance of the package, with `mutant` planted, or else the one that the environment selects."""
     transform = mutant if mutant is not None else _selected_mutant()
     modules: dict[str, ModuleType] = {}
-    finder = _ImageFinder(transform, modules)
+    finder = _ImageFinder(transform)
     with _installed(modules):
         sys.meta_path.insert(0, finder)
         try:
@@ -113,9 +113,8 @@ def _installed(modules: dict[str, ModuleType]) -> Iterator[None]:
 class _ImageFinder(importlib.abc.MetaPathFinder):
     """Finds the package's modules by the ordinary path search, to be loaded from transformed source."""
 
-    def __init__(self, transform: Transform | None, modules: dict[str, ModuleType]) -> None:
+    def __init__(self, transform: Transform | None) -> None:
         self._transform = transform
-        self._modules = modules
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -125,15 +124,14 @@ class _ImageFinder(importlib.abc.MetaPathFinder):
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.origin is None:
             return spec
-        spec.loader = _ImageLoader(fullname, spec.origin, self._transform, self._modules)
+        spec.loader = _ImageLoader(fullname, spec.origin, self._transform)
         return spec
 
 
 class _ImageLoader(importlib.machinery.SourceFileLoader):
-    def __init__(self, fullname: str, path: str, transform: Transform | None, modules: dict[str, ModuleType]) -> None:
+    def __init__(self, fullname: str, path: str, transform: Transform | None) -> None:
         super().__init__(fullname, path)
         self._transform = transform
-        self._modules = modules
 
     def get_code(self, fullname: str) -> Any:
         # Not through the byte code cache: another image's source may have been transformed.
@@ -141,15 +139,3 @@ class _ImageLoader(importlib.machinery.SourceFileLoader):
         if self._transform is not None:
             source = self._transform(fullname, source)
         return compile(source, self.path, "exec", dont_inherit=True)
-
-    def exec_module(self, module: ModuleType) -> None:
-        # An import inside a function must find the image's modules too, long after loading.
-        vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
-        super().exec_module(module)
-
-    def _import(self, name: str, *arguments: Any, **options: Any) -> Any:
-        loaded = self._modules.get(PACKAGE)
-        if loaded is None or sys.modules.get(PACKAGE) is loaded:  # while the image is being loaded
-            return builtins.__import__(name, *arguments, **options)
-        with _installed(self._modules):
-            return builtins.__import__(name, *arguments, **options)

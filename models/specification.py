@@ -11,7 +11,6 @@ sequential outcome from here and ask whether some order of the operations explai
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -345,16 +344,13 @@ class Sheet(MutableMapping[str, Entry]):
     """What a mutator edits in the model: every session decoded, found under any spelling of its key."""
 
     def __init__(self, entries: Iterable[RawEntry]) -> None:
-        self._found = winners(entries)
-        self._values = {name: raw.value() for name, raw in self._found.items()}
-        self.assigned: set[str] = set()
+        self._values = {name: raw.value() for name, raw in winners(entries).items()}
 
     def __getitem__(self, key: str) -> Entry:
         return self._values[normalise(key)]
 
     def __setitem__(self, key: str, value: Entry) -> None:
         self._values[normalise(key)] = value
-        self.assigned.add(normalise(key))
 
     def __delitem__(self, key: str) -> None:
         del self._values[normalise(key)]
@@ -377,17 +373,12 @@ def _committed(before: tuple[RawEntry, ...], sheet: Sheet) -> tuple[RawEntry, ..
     found = winners(before)
     texts = {name: encode(plain(name, sheet[name])) for name in sheet}
 
-    def written(name: str) -> bool:
-        if texts[name] != encode(found[name].value()):
-            return True
-        return name in sheet.assigned and [raw.key for raw in spellings[name]] != [name]
-
     after: list[RawEntry] = []
     for raw in before:
         name = normalise(raw.key)
         if name not in texts:
             continue
-        if not written(name):
+        if texts[name] == encode(found[name].value()):
             after.append(raw)
         elif raw is spellings[name][0]:
             after.append(RawEntry(key=name, key_text=_key_text(name, spellings[name]), value_text=texts[name]))
@@ -414,7 +405,7 @@ def _replaced(before: tuple[RawEntry, ...], sessions: Mapping[str, object]) -> t
         if old is not None and encode(old.value()) == text:
             after.append(old)
         else:
-            after.append(RawEntry(key=key, key_text=old.key_text if old else encode_key(key), value_text=text))
+            after.append(RawEntry(key=key, key_text=encode_key(key), value_text=text))
     return tuple(after)
 
 
@@ -424,36 +415,25 @@ def _replaced(before: tuple[RawEntry, ...], sessions: Mapping[str, object]) -> t
 def maintain(
     entries: tuple[RawEntry, ...], *, rules: Maintenance, now_ms: int, active_session: str | None
 ) -> tuple[tuple[RawEntry, ...], MaintenanceReport]:
-    """Prune what is older than `prune_after_ms`, then keep the `max_entries` newest.
+    """Prune sessions older than `prune_after_ms`, then keep the `max_entries` newest.
 
-    Entries without a numeric `updatedAt` are never removed, nor is the active session.
+    A session is as old as its winning entry, and leaves with all its spellings. Sessions without a numeric `updatedAt`
+    are never removed, nor is the active one.
     """
     if rules.mode == "off":
         return entries, MaintenanceReport()
     active = None if active_session is None else normalise(active_session)
-
-    def removable(raw: RawEntry) -> bool:
-        return updated_at(raw.value()) is not None and normalise(raw.key) != active
-
-    def old(raw: RawEntry) -> bool:
-        stamp = updated_at(raw.value())
-        return stamp is not None and stamp < now_ms - rules.prune_after_ms
-
-    pruned = tuple(raw for raw in entries if removable(raw) and old(raw))
-    left = tuple(raw for raw in entries if raw not in pruned)
-    excess = max(0, len(left) - rules.max_entries)
-    # Oldest first; among equals the one further down the file goes first, as in the original's stable sort.
-    by_age = sorted(
-        (raw for raw in left if removable(raw)),
-        key=lambda raw: (_age_rank(raw.value()), -left.index(raw)),
-    )
-    capped = tuple(by_age[:excess])
-    report = MaintenanceReport(
-        pruned=tuple(raw.key for raw in pruned), capped=tuple(raw.key for raw in left if raw in capped)
-    )
+    stamps = {name: updated_at(raw.value()) for name, raw in winners(entries).items()}
+    ages = {name: stamp for name, stamp in stamps.items() if stamp is not None and name != active}
+    pruned = tuple(name for name, stamp in ages.items() if stamp < now_ms - rules.prune_after_ms)
+    # Among equals the one further down the file goes first, as in the original system's stable sort.
+    oldest_first = sorted((name for name in reversed(ages) if name not in pruned), key=lambda name: ages[name])
+    excess = max(0, len(stamps) - len(pruned) - rules.max_entries)
+    report = MaintenanceReport(pruned=pruned, capped=tuple(oldest_first[:excess]))
     if rules.mode == "warn":
         return entries, report
-    return tuple(raw for raw in left if raw not in capped), report
+    gone = {*report.pruned, *report.capped}
+    return tuple(raw for raw in entries if normalise(raw.key) not in gone), report
 
 
 # --- operations -------------------------------------------------------------------------------------------------
@@ -500,12 +480,10 @@ def update(
         after = _committed(before, sheet)
     except UnstorableError as error:
         return _refused(content, error)
-    if _same(before, after):
-        return Outcome(content=content, result=result)
-    published = _publish(
+    done = _published(
         content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session
     )
-    return replace(published, result=result)
+    return replace(done, result=result)
 
 
 def save(
@@ -518,25 +496,26 @@ def save(
 ) -> Outcome:
     """Replace everything by `sessions`, unless that is what the file already says."""
     try:
+        for key, entry in sessions.items():
+            plain(key, entry)
         before = parse(content)
-    except CorruptContentError:
-        return Outcome(content=content, failure="corrupt")
-    try:
-        after = _replaced(before, sessions)
     except UnstorableError as error:
         return _refused(content, error)
-    return _publish(content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session)
+    except CorruptContentError:
+        return Outcome(content=content, failure="corrupt")
+    after = _replaced(before, sessions)
+    done = _published(
+        content, before, after, rules=rules or Maintenance(), now_ms=now_ms, active_session=active_session
+    )
+    # Unlike an update, a save of nothing creates the file.
+    return replace(done, content=frame(()), wrote=True) if done.content is None else done
 
 
 def _refused(content: bytes | None, error: UnstorableError) -> Outcome:
     return Outcome(content=content, failure="unstorable", session_key=error.session_key, value_path=error.value_path)
 
 
-def _same(before: tuple[RawEntry, ...], after: tuple[RawEntry, ...]) -> bool:
-    return before == after
-
-
-def _publish(
+def _published(
     content: bytes | None,
     before: tuple[RawEntry, ...],
     after: tuple[RawEntry, ...],
@@ -545,17 +524,14 @@ def _publish(
     now_ms: int,
     active_session: str | None,
 ) -> Outcome:
+    """Maintenance, then the write, unless the entries are what the file holds already."""
     kept, report = maintain(after, rules=rules, now_ms=now_ms, active_session=active_session)
-    if content is not None and _same(before, kept):
+    large = rules.mode != "off" and content is not None and len(content) > rules.rotate_bytes
+    report = replace(report, backup=large)
+    if kept == before:
         return Outcome(content=content, maintenance=report)
-    backup = content if rules.mode == "enforce" and content is not None and len(content) > rules.rotate_bytes else None
-    over = content is not None and rules.mode != "off" and len(content) > rules.rotate_bytes
-    return Outcome(content=frame(kept), wrote=True, backup=backup, maintenance=replace(report, backup=over))
-
-
-def copy_of(value: T) -> T:
-    """A deep copy, so that nothing the model hands out is shared with anything else."""
-    return copy.deepcopy(value)
+    backup = content if large and rules.mode == "enforce" else None
+    return Outcome(content=frame(kept), wrote=True, backup=backup, maintenance=report)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------

@@ -137,74 +137,86 @@ def session_keys() -> st.SearchStrategy[str]:
     return st.sampled_from(SESSION_KEYS)
 
 
-def spellings(key: str) -> st.SearchStrategy[str]:
-    """Legacy spellings of one session's key, the normalised one among them."""
-    return st.builds(
-        lambda cased, before, after: before + cased + after,
-        st.sampled_from(
-            (
-                key,
-                key,
-                key.upper() if key.upper().lower() == key else key,
-                key.title() if key.title().lower() == key else key,
-            )
-        ),
-        st.sampled_from(("", "", " ", "\t", "\u00a0")),
-        st.sampled_from(("", "", " ", "\r\n", "\ufeff", "\u2028")),
-    )
+def _spell(key: str, case: int, before: str, after: str) -> str:
+    cased = (key, key, key.upper(), key.title())[case]
+    # A few characters do not come back from upper case: then it would be another session.
+    return before + (cased if cased.lower() == key else key) + after
 
 
 def spelled_keys() -> st.SearchStrategy[str]:
-    """Keys as callers write them."""
-    return session_keys().flatmap(spellings)
+    """Keys as callers write them: normalised, in other cases, with white space around."""
+    return _SPELLED_KEYS
+
+
+# Built once: Hypothesis validates and caches every strategy object that is made, which costs more than drawing.
+_BOOLEANS = st.booleans()
+_TEXTS = texts()
+_PROMPTS = prompts()
+_VALUES = values()
+_TIMESTAMPS = timestamps()
+_SESSION_KEYS = session_keys()
+_SPELLED_KEYS = st.builds(
+    _spell,
+    _SESSION_KEYS,
+    st.integers(min_value=0, max_value=3),
+    st.sampled_from(("", "", " ", "\t", "\u00a0")),
+    st.sampled_from(("", "", " ", "\r\n", "\ufeff", "\u2028")),
+)
+_UUIDS = st.integers(min_value=0, max_value=2**32).map(lambda number: str(uuid.UUID(int=number)))
+_CONTEXTS = st.fixed_dictionaries(
+    {
+        "channel": st.sampled_from(("telegram", "whatsapp", "discord")),
+        "to": _TEXTS,
+        "accountId": st.sampled_from((None, "default")),
+    }
+)
+_SOME_FIELDS = st.dictionaries(st.sampled_from(_FIELDS), _VALUES, max_size=2)
 
 
 @st.composite
 def entries(draw: st.DrawFn, *, long_prompts: bool = False) -> Entry:
     """A session entry: real fields with a few odd ones."""
     entry: Entry = {}
-    if draw(st.booleans()):
-        entry["sessionId"] = str(uuid.UUID(int=draw(st.integers(min_value=0, max_value=2**32))))
-    if draw(st.integers(min_value=0, max_value=3)):
-        entry["updatedAt"] = draw(timestamps())
-    if draw(st.booleans()):
-        entry["deliveryContext"] = {
-            "channel": draw(st.sampled_from(("telegram", "whatsapp", "discord"))),
-            "to": draw(texts()),
-            "accountId": draw(st.one_of(st.none(), st.just("default"))),
-        }
-    if long_prompts and draw(st.booleans()):
-        entry["skillsSnapshot"] = {"prompt": draw(prompts()), "skills": [{"name": "search"}, {"name": "calendar"}]}
-    for field in draw(st.lists(st.sampled_from(_FIELDS), max_size=2, unique=True)):
-        entry[field] = draw(values())
+    if draw(_BOOLEANS):
+        entry["sessionId"] = draw(_UUIDS)
+    if draw(_BOOLEANS):
+        entry["updatedAt"] = draw(_TIMESTAMPS)
+    if draw(_BOOLEANS):
+        entry["deliveryContext"] = draw(_CONTEXTS)
+    if long_prompts and draw(_BOOLEANS):
+        entry["skillsSnapshot"] = {"prompt": draw(_PROMPTS), "skills": [{"name": "search"}, {"name": "calendar"}]}
+    entry.update(draw(_SOME_FIELDS))
     return entry
 
 
 # --- what JSON cannot carry -------------------------------------------------------------------------------------
 
 
+_POISON = st.one_of(
+    st.sampled_from(
+        (float("nan"), float("inf"), float("-inf"), b"bytes", {1, 2}, print, object, 1j, 10**MAX_INT_DIGITS)
+    ),
+    # A key that is not a string: the path leads to the dict that has it.
+    st.sampled_from((1, None, True, 1.5, (1,))).map(lambda key: {key: "value"}),
+)
+_STEPS: st.SearchStrategy[list[int | str]] = st.lists(
+    st.one_of(st.integers(min_value=-3, max_value=2), st.sampled_from(("a", "deliveryContext", 'with "quotes"'))),
+    max_size=3,
+)
+
+
 @st.composite
 def unstorable_entries(draw: st.DrawFn) -> tuple[object, str]:
     """An entry that must be refused, with the path of the offending value in it (READ4)."""
-    poison: object = draw(
-        st.sampled_from(
-            (float("nan"), float("inf"), float("-inf"), b"bytes", {1, 2}, print, object, 1j, 10**MAX_INT_DIGITS)
-        )
-    )
-    if draw(st.booleans()):
-        # A key that is not a string: the path leads to the dict that has it.
-        poison = {draw(st.sampled_from((1, None, True, 1.5, (1,)))): "value"}
+    poison: object = draw(_POISON)
     path = ""
-    for _ in range(draw(st.integers(min_value=0, max_value=3))):
-        if draw(st.booleans()):
-            before = draw(st.integers(min_value=0, max_value=2))
-            container = draw(st.sampled_from((list, tuple)))
-            poison = container([*([0] * before), poison])
-            path = f"[{before}]{path}"
+    for place in draw(_STEPS):
+        if isinstance(place, str):
+            poison = {"fine": 1, place: poison}
         else:
-            name = draw(st.sampled_from(("a", "deliveryContext", 'with "quotes"')))
-            poison = {"fine": 1, name: poison}
-            path = f"[{json.dumps(name)}]{path}"
+            # The position in a list or, below zero, in a tuple.
+            poison = [*([0] * place), poison] if place >= 0 else (*([0] * ~place), poison)
+        path = f"[{json.dumps(place if isinstance(place, str) or place >= 0 else ~place)}]{path}"
     return {"sessionId": "x", "field": poison}, f'["field"]{path}'
 
 
@@ -255,26 +267,34 @@ def _escaped_key(key: str) -> str:
 
 @st.composite
 def foreign_sessions(
-    draw: st.DrawFn, *, legacy_keys: bool = True, max_size: int = 5, any_range: bool = False, long_prompts: bool = False
+    draw: st.DrawFn, *, legacy_keys: bool = True, any_range: bool = False, long_prompts: bool = False
 ) -> list[tuple[str, Entry]]:
     """The members of a file that another program wrote: distinct keys, perhaps several spellings of one session."""
-    keys = draw(st.lists(spelled_keys() if legacy_keys else session_keys(), unique=True, max_size=max_size))
     sessions = []
-    for key in keys:
-        entry = draw(entries(long_prompts=long_prompts))
-        if draw(st.booleans()):
-            entry["spelled"] = f"@number {draw(number_spellings(any_range=any_range))}@"
+    for key in draw(_LEGACY_KEY_LISTS if legacy_keys else _KEY_LISTS):
+        entry = draw(_LONG_ENTRIES if long_prompts else _ENTRIES)
+        spelling = draw(_ANY_SPELLINGS if any_range else _SPELLINGS)
+        if spelling is not None:
+            entry["spelled"] = f"@number {spelling}@"
         sessions.append((key, entry))
     return sessions
 
 
+_ENTRIES = entries()
+_LONG_ENTRIES = entries(long_prompts=True)
+_SPELLINGS = st.none() | number_spellings()
+_ANY_SPELLINGS = st.none() | number_spellings(any_range=True)
+_KEY_LISTS = st.lists(_SESSION_KEYS, unique=True, max_size=5)
+_LEGACY_KEY_LISTS = st.lists(_SPELLED_KEYS, unique=True, max_size=5)
+
+
 def store_files(
-    *, legacy_keys: bool = True, max_size: int = 5, any_range: bool = False, long_prompts: bool = False
+    *, legacy_keys: bool = True, any_range: bool = False, long_prompts: bool = False
 ) -> st.SearchStrategy[bytes]:
     """Valid store files in any layout."""
     return st.builds(
         render,
-        foreign_sessions(legacy_keys=legacy_keys, max_size=max_size, any_range=any_range, long_prompts=long_prompts),
+        foreign_sessions(legacy_keys=legacy_keys, any_range=any_range, long_prompts=long_prompts),
         st.sampled_from(LAYOUTS),
     )
 
@@ -352,11 +372,11 @@ def corrupt_files() -> st.SearchStrategy[tuple[str, bytes]]:
 
 def changes() -> st.SearchStrategy[Change]:
     """What a mutator may do, on keys that often exist."""
-    key = spelled_keys()
+    key = _SPELLED_KEYS
     now = st.integers(min_value=NOW_MS - 2 * DAY_MS, max_value=NOW_MS)
     single: st.SearchStrategy[Change] = st.one_of(
-        st.builds(PutEntry, key, entries()),
-        st.builds(SetField, key, st.sampled_from(_FIELDS), values()),
+        st.builds(PutEntry, key, _ENTRIES),
+        st.builds(SetField, key, st.sampled_from(_FIELDS), _VALUES),
         st.builds(DropField, key, st.sampled_from(_FIELDS)),
         st.builds(RemoveEntry, key),
         st.builds(ReassignEntry, key),
@@ -367,7 +387,7 @@ def changes() -> st.SearchStrategy[Change]:
             session_id=st.just("00000000-0000-0000-0000-000000000001"),
             now_ms=now,
             channel=st.just("telegram"),
-            to=texts(),
+            to=_TEXTS,
             tokens=st.integers(min_value=1, max_value=9),
         ),
         st.builds(RecordHeartbeat, key=key, text=st.sampled_from(("alert", "all well")), now_ms=now),

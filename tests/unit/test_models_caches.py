@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.caches import NS_PER_MS, CacheModel, File, Identity, Instant, Limits, Work, positions_cost_bytes
+from models.caches import NS_PER_MS, Base, CacheModel, File, Identity, Instant, Limits, Work, positions_cost_bytes
 from models.strategies import render
 
 HOUR_NS = 3_600_000_000_000
@@ -12,14 +12,18 @@ LIMITS = Limits(object_cache_max_bytes=1000, cache_ttl_ms=100, serialized_cache_
 
 def at(monotonic_ms: float) -> Instant:
     """An instant an hour after the files' stamps: their identities are settled."""
-    return Instant(monotonic_ns=int(monotonic_ms * NS_PER_MS), wall_ns=STAMP_NS + HOUR_NS + int(monotonic_ms * NS_PER_MS))
+    return Instant(
+        monotonic_ns=int(monotonic_ms * NS_PER_MS), wall_ns=STAMP_NS + HOUR_NS + int(monotonic_ms * NS_PER_MS)
+    )
 
 
 def file(content: bytes = b'{"a": {}}', *, inode: int = 1, stamp_ns: int = STAMP_NS) -> File:
+    """A file as `stat` and a read show it."""
     return File(content, Identity(1, inode, len(content), stamp_ns, stamp_ns))
 
 
 def big(size_bytes: int) -> bytes:
+    """A store file of exactly that many bytes with the one session `agent`."""
     frame = render([("agent", {"x": ""})], "compact")
     return render([("agent", {"x": "y" * (size_bytes - len(frame))})], "compact")
 
@@ -32,7 +36,7 @@ def test_a_second_load_is_a_hit() -> None:
     model = CacheModel()
     assert model.load("p", file(), limits=LIMITS, at=at(0)) == MISS
     assert model.load("p", file(), limits=LIMITS, at=at(1)) == Work(object_hits=1)
-    assert (model.cached_bytes, model.cached_paths, model.held_file_bytes) == (9, 1, 9)
+    assert (model.cached_bytes, model.cached_paths, model.held_sizes_bytes) == (9, 1, [9])
 
 
 def test_age_equal_to_the_lifetime_is_served_and_one_more_is_not() -> None:
@@ -66,11 +70,11 @@ def test_the_limit_is_bytes_and_inclusive() -> None:
     """A file of exactly the limit is held whole; one byte more leaves positions only, and warns once."""
     model = CacheModel()
     assert not model.load("p", file(big(1000)), limits=LIMITS, at=at(0)).warns
-    assert model.held_file_bytes == 1000
+    assert model.held_sizes_bytes == [1000]
     assert model.load("p", file(big(1001), inode=2), limits=LIMITS, at=at(1)).warns
-    assert (model.held_file_bytes, model.cached_bytes) == (0, 32 + len("agent"))
+    assert (model.held_sizes_bytes, model.cached_bytes) == ([], 32 + len("agent"))
     assert model.load("p", file(big(1001), inode=2), limits=LIMITS, at=at(2)) == Work(file_reads=1, object_hits=1)
-    assert model.read("p", file(big(1001), inode=2), limits=LIMITS, at=at(3)) == Work(object_hits=1)
+    assert model.read("p", file(big(1001), inode=2), key="agent", limits=LIMITS, at=at(3)) == Work(object_hits=1)
 
 
 def test_positions_that_do_not_fit_are_not_held() -> None:
@@ -111,9 +115,9 @@ def test_a_write_refreshes_and_a_failed_one_changes_nothing() -> None:
     old, new = file(), file(b'{"a": {"n": 1}}', inode=2)
     model.load("p", old, limits=LIMITS, at=at(0))
     held = dict(model.records)
-    failed = model.write("p", old, old, limits=LIMITS, at=at(1), changed=False, failed=True)
+    failed = model.write("p", old, old, limits=LIMITS, at=at(1), wrote=False, failure="mutator")
     assert (failed, model.records) == (Work(file_reads=1), held)
-    wrote = model.write("p", old, new, limits=LIMITS, at=at(1), changed=True)
+    wrote = model.write("p", old, new, limits=LIMITS, at=at(1), wrote=True)
     assert wrote == Work(file_reads=1, writes=1)
     assert model.records["p"].content == new.content
 
@@ -121,7 +125,15 @@ def test_a_write_refreshes_and_a_failed_one_changes_nothing() -> None:
 def test_a_matching_base_saves_the_parse() -> None:
     """A base with the file's bytes is reused; any other is read and parsed."""
     limits = Limits(object_cache_max_bytes=0)
-    for bases, expected in ((file().content, Work(1, 0, 1, 0, 1)), (b"{}", Work(1, 1, 0, 0, 1))):
-        assert (
-            CacheModel().write("p", file(), file(), limits=limits, at=at(0), bases=bases, changed=False) == expected
-        )
+    for content, expected in ((file().content, Work(1, 0, 1, 0, 1)), (b"{}", Work(1, 1, 0, 0, 1))):
+        base = Base(content)
+        assert CacheModel().write("p", file(), file(), limits=limits, at=at(0), base=base, wrote=False) == expected
+    assert CacheModel().write("p", None, None, limits=limits, at=at(0), base=Base(None), wrote=False).snapshot_reuses
+
+
+def test_a_clock_set_back_ends_the_trust() -> None:
+    """Stamps may come again after the wall clock was set back, so the bytes are read."""
+    model = CacheModel()
+    model.load("p", file(), limits=LIMITS, at=at(0))
+    back = Instant(monotonic_ns=NS_PER_MS, wall_ns=STAMP_NS + HOUR_NS - 10 * NS_PER_MS)
+    assert model.load("p", file(), limits=LIMITS, at=back) == Work(file_reads=1, object_hits=1)

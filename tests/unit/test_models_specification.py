@@ -64,9 +64,7 @@ def test_a_write_touches_one_entry_only() -> None:
     """Untouched entries keep key and value as they were spelled, in a frame of our own."""
     content = b'{"\\u0061": {"n": 1e2,\r\n"big": 9007199254740993}, "b":{}}\n'
     outcome = specification.update(content, SetField("b", "x", 1))
-    assert outcome.content == (
-        b'{\n  "\\u0061": {"n": 1e2,\r\n"big": 9007199254740993},\n  "b": {\n    "x": 1\n  }\n}'
-    )
+    assert outcome.content == (b'{\n  "\\u0061": {"n": 1e2,\r\n"big": 9007199254740993},\n  "b": {\n    "x": 1\n  }\n}')
     assert outcome.wrote
 
 
