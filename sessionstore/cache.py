@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 from dataclasses import dataclass
 
+from sessionstore.content import Content
 from sessionstore.digest import ContentDigest
 from sessionstore.files import FileVersion, Identity
 from sessionstore.settings import Settings
@@ -46,7 +47,7 @@ class Record:
         settled: whether the identity can stand for the bytes.
         stored: when the bytes were read or written.
         index: where the entries are.
-        raw: the bytes, unless the file is oversized.
+        content: the bytes, unless the file is oversized.
         digest: of the bytes, if they are not kept.
     """
 
@@ -54,13 +55,13 @@ class Record:
     settled: bool
     stored: Moment
     index: Index
-    raw: bytes | None
+    content: Content | None
     digest: ContentDigest | None
 
     @property
     def cost_bytes(self) -> int:
         """What this record counts against the limits."""
-        return self.index.cost_bytes if self.raw is None else len(self.raw)
+        return self.index.cost_bytes if self.content is None else self.content.size_bytes
 
     def is_trusted(self, now: Moment) -> bool:
         """Whether an equal identity proves that the file still has these bytes.
@@ -69,11 +70,16 @@ class Record:
         """
         return self.settled and now.wall_offset_ns >= self.stored.wall_offset_ns - _CLOCK_TOLERANCE_NS
 
-    def holds(self, raw: bytes) -> bool:
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the file that are kept."""
+        return 0 if self.content is None else self.content.size_bytes
+
+    def holds(self, content: Content) -> bool:
         """Whether these are the bytes that the record is about."""
-        if self.raw is not None:
-            return self.raw == raw
-        return self.digest is not None and self.digest.matches(raw)
+        if self.content is not None:
+            return self.content.is_same(content)
+        return self.digest is not None and self.digest.matches(content)
 
 
 class Cache:
@@ -112,7 +118,7 @@ class Cache:
         record = self._records.get(path)
         if record is None:
             return None
-        if record.raw is not None and not _fits_whole(len(record.raw), settings):
+        if record.content is not None and not _fits_whole(record.content.size_bytes, settings):
             self._remove(path)
             return None
         self._records.move_to_end(path)
@@ -123,13 +129,13 @@ class Cache:
         self._remove(path)
         if not is_enabled(settings):
             return
-        if record.raw is not None and not _fits_whole(len(record.raw), settings):
+        if record.content is not None and not _fits_whole(record.content.size_bytes, settings):
             raise ValueError("an oversized record holds bytes")
         if record.cost_bytes > settings.object_cache_max_bytes:
             return
         self._records[path] = record
         self._held_bytes += record.cost_bytes
-        self._raw_bytes += 0 if record.raw is None else len(record.raw)
+        self._raw_bytes += record.held_bytes
         self._make_room(settings)
 
     def drop(self, path: str) -> None:
@@ -153,12 +159,12 @@ class Cache:
         record = self._records.pop(path, None)
         if record is not None:
             self._held_bytes -= record.cost_bytes
-            self._raw_bytes -= 0 if record.raw is None else len(record.raw)
+            self._raw_bytes -= record.held_bytes
 
     def check(self) -> None:
         """Raise `AssertionError` if the accounting is not exactly what is held."""
         held = sum(record.cost_bytes for record in self._records.values())
-        raw = sum(len(record.raw) for record in self._records.values() if record.raw is not None)
+        raw = sum(record.held_bytes for record in self._records.values())
         if (held, raw) != (self._held_bytes, self._raw_bytes):
             raise AssertionError(f"accounted {self._held_bytes} and {self._raw_bytes} bytes, held are {held} and {raw}")
 
@@ -190,6 +196,6 @@ def record_of(version: FileVersion, snapshot: Snapshot, *, stored: Moment, setti
         version.settled,
         stored,
         index,
-        content.joined() if whole else None,
+        content if whole else None,
         None if whole else digest,
     )

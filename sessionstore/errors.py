@@ -136,6 +136,10 @@ class UnknownOutcomeError(StoreError, OSError):
 
     path: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An OSError keeps errno, strerror and filename apart from `args`; only its own constructor sets them.
+        return (_rebuild_unknown_outcome, (self.path, self.errno, self.strerror))
+
     def __init__(self, path: str, cause: OSError) -> None:
         number = _errno.EIO if cause.errno is None else cause.errno
         super().__init__(
@@ -145,3 +149,10 @@ class UnknownOutcomeError(StoreError, OSError):
             path,
         )
         self.path = path
+
+
+def _rebuild_unknown_outcome(path: str, number: int, text: str) -> UnknownOutcomeError:
+    error = UnknownOutcomeError.__new__(UnknownOutcomeError, number, text, path)
+    OSError.__init__(error, number, text, path)
+    error.path = path
+    return error

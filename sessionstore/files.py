@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sessionstore.content import Content
+from sessionstore.content import CHUNK_BYTES, Content
 from sessionstore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 RACY_WINDOW_NS = 20_000_000
@@ -31,7 +31,6 @@ _COARSE_WINDOWS_NS = ((1_000_000_000, 4_000_000_000), (10_000_000, 200_000_000))
 whole hundredths perhaps from one that keeps 10 ms to 100 ms. Two of its ticks are added. Fine stamps look like that
 by chance once in ten million times, which costs a read and nothing else."""
 
-READ_CHUNK_BYTES = 1024 * 1024  # small beside the file, large enough to be few calls
 MAX_UNSTABLE_READS = 16  # attempts to read a file that a program keeps rewriting in place
 _RENAME_ATTEMPTS = 20  # on Windows a rename fails while a reader has the file open, which takes milliseconds
 _WINDOWS_RETRY_S = 0.01
@@ -136,7 +135,9 @@ class OpenFile:
         """Close; doing it twice is fine."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            # Open for reading only: an error says nothing about what was read, and must not hide what was written.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def __enter__(self) -> OpenFile:
         return self
@@ -166,7 +167,7 @@ class OpenFile:
             status.st_gid,
         )
 
-    def read(self) -> tuple[bytes, FileVersion]:
+    def read(self) -> tuple[Content, FileVersion]:
         """The whole content as it was at one instant.
 
         A program that writes in place can change the bytes under the reader. A read counts only if the identity was
@@ -178,14 +179,14 @@ class OpenFile:
             OSError: what the system reports.
         """
         identity = self.identity()
-        previous: bytes | None = None
+        previous: Content | None = None
         for _ in range(MAX_UNSTABLE_READS):
-            raw = self._read_once(identity.size_bytes)
+            content = self._read_once(identity.size_bytes)
             after = self.identity()
-            if after == identity and len(raw) == identity.size_bytes:
-                if identity.is_settled(self._opened_ns) or raw == previous:
-                    return raw, self._version(identity)
-                previous = raw
+            if after == identity and content.size_bytes == identity.size_bytes:
+                if identity.is_settled(self._opened_ns) or (previous is not None and content.is_same(previous)):
+                    return content, self._version(identity)
+                previous = content
             else:
                 previous = None
                 self._opened_ns = time.time_ns()
@@ -194,17 +195,20 @@ class OpenFile:
             f"{self.path}: changed during each of {MAX_UNSTABLE_READS} reads. Stop the program that rewrites it."
         )
 
-    def _read_once(self, size_bytes: int) -> bytes:
+    def _read_once(self, size_bytes: int) -> Content:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
+        chunks: list[bytes] = []
         # One byte more than expected, so that a file that grew is noticed.
-        first = os.read(self.descriptor, size_bytes + 1)
-        if len(first) == size_bytes:
-            return first
-        chunks, count = [first], len(first)
-        while chunks[-1] and count <= size_bytes:
-            chunks.append(os.read(self.descriptor, size_bytes + 1 - count))
-            count += len(chunks[-1])
-        return b"".join(chunks)
+        rest = size_bytes + 1
+        while rest:
+            chunk = os.read(self.descriptor, min(CHUNK_BYTES, rest))
+            if not chunk:
+                break
+            chunks.append(chunk)
+            rest -= len(chunk)
+            if rest == 1 and len(chunk) < CHUNK_BYTES:
+                break  # all that was expected, and less than asked for: the end
+        return Content(chunks)
 
     def slice(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`; shorter only if the file is."""
@@ -217,13 +221,13 @@ class OpenFile:
         if identity.size_bytes != content.size_bytes:
             return None
         os.lseek(self.descriptor, 0, os.SEEK_SET)
-        for piece in content.pieces:
-            position = piece.start
-            while position < piece.end:
-                chunk = os.read(self.descriptor, min(READ_CHUNK_BYTES, piece.end - position))
-                if not chunk or not piece.buffer.startswith(chunk, position):
+        for chunk in content.chunks:
+            offset = 0
+            while offset < len(chunk):
+                found = os.read(self.descriptor, len(chunk) - offset)
+                if not found or not chunk.startswith(found, offset):
                     return None
-                position += len(chunk)
+                offset += len(found)
         # Changed during the comparison: whether it was ever equal as a whole is unknown, so the answer is no.
         return self._version(identity) if self.identity() == identity else None
 
@@ -356,8 +360,8 @@ def publish(
         try:
             if replaced is not None:
                 _keep_mode_and_owner(descriptor, replaced)
-            for piece in content.pieces:
-                _write_all(descriptor, memoryview(piece.buffer)[piece.start : piece.end])
+            for chunk in content.chunks:
+                _write_all(descriptor, chunk)
             # Not retried: after a failed fsync the kernel drops the dirty state, and a second one would lie.
             os.fsync(descriptor)
             if unchanged is not None and not unchanged():
@@ -402,7 +406,8 @@ def _keep_mode_and_owner(descriptor: int, replaced: Replaced) -> None:
         os.fchmod(descriptor, replaced.mode)
 
 
-def _write_all(descriptor: int, rest: memoryview) -> None:
+def _write_all(descriptor: int, raw: bytes) -> None:
+    rest = memoryview(raw)
     while rest:
         written = os.write(descriptor, rest)
         if written == 0:
@@ -434,7 +439,7 @@ def copy_aside(path: str, raw: bytes, *, suffix: str, mode: int) -> str:
         try:
             if sys.platform != "win32":
                 os.fchmod(descriptor, mode)
-            _write_all(descriptor, memoryview(raw))
+            _write_all(descriptor, raw)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

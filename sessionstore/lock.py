@@ -121,7 +121,9 @@ class _KernelWait:
                 self._state = "granted"
             else:
                 self._state = "over"
-                _unlock_and_close(self._descriptor)
+                _unlock(self._descriptor)
+                with contextlib.suppress(OSError):
+                    os.close(self._descriptor)
             self._condition.notify_all()
 
     def listen_again(self) -> bool:
@@ -149,7 +151,13 @@ class _KernelWait:
             self._listening = False
             if self._state == "granted":
                 self._state = "over"
-                _unlock_and_close(self._descriptor)
+                try:
+                    _unlock(self._descriptor)
+                finally:
+                    try:  # noqa: SIM105 - as in `WriteLock`
+                        os.close(self._descriptor)
+                    except OSError:
+                        pass
             return self._state == "over"
 
     def inherited_descriptor(self) -> int | None:
@@ -345,7 +353,7 @@ class WriteLock:
             except OSError as error:
                 if error.errno != errno.ENOSYS:
                     raise
-                self._unlock()
+                self._give_back()
                 locked = False
             if not locked or self.descriptor is None:
                 self._acquire_filelock()
@@ -353,7 +361,7 @@ class WriteLock:
             if _is_file_at(self.descriptor, self._lock_path):
                 return
             # Someone unlinked the lock file while this process waited: the lock is on a file that no one else sees.
-            self._unlock()
+            self._give_back()
         raise StoreError(
             f"{self._lock_path}: replaced {MAX_REOPENS} times while waiting for it. Leave the file in place."
         )
@@ -384,7 +392,7 @@ class WriteLock:
                 pending.start()
             except RuntimeError:
                 # The interpreter is ending, or the process has all the threads it may have.
-                self._unlock()
+                self._give_back()
                 return False
             except BaseException:
                 self.descriptor = None
@@ -424,12 +432,12 @@ class WriteLock:
         if not self.is_of_this_process:
             return
         try:
-            self._unlock()
+            self._give_back()
         finally:
             _taken_here.set(tuple(lock for lock in _taken_here.get() if lock is not self))
             self._leave()
 
-    def _unlock(self) -> None:
+    def _give_back(self) -> None:
         if self._filelock is not None:
             self._filelock.release()
             self._filelock = None
@@ -441,17 +449,23 @@ class WriteLock:
         descriptor = self.descriptor
         self.descriptor = None
         try:
-            # Explicitly: closing alone frees nothing while a forked child holds the same open file.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            _unlock(descriptor)
         finally:
-            os.close(descriptor)
+            # The call itself, not a function of ours around it: at whose entry a signal handler could raise.
+            try:  # noqa: SIM105
+                os.close(descriptor)
+            except OSError:
+                pass
 
 
-def _unlock_and_close(descriptor: int) -> None:
-    try:
+# Errors of unlocking and closing end here: the lock is free in any case, since Linux closes a descriptor also when it
+# reports an error, and what was written under the lock must not be reported as failed.
+
+
+def _unlock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        # Explicitly: closing alone frees nothing while a forked child holds the same open file.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
 
 
 def _lock_file_mode(path: str) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sessionstore.content import Content, Piece
+from sessionstore.content import Content, Slice, common_prefix, common_suffix
 from sessionstore.digest import ContentDigest
 from sessionstore.encoding import (
     MAX_DEPTH,
@@ -37,7 +37,7 @@ from sessionstore.encoding import (
 from sessionstore.errors import CorruptStoreError
 from sessionstore.settings import JS_WHITE_SPACE
 
-_BOM = b"\xef\xbb\xbf"
+_BOM = "\xef\xbb\xbf"  # its bytes as latin-1 text
 _OPEN = b"{\n  "
 _SEPARATOR = b",\n  "
 _GAP = b": "
@@ -46,7 +46,6 @@ _EMPTY = b"{}"
 _LEAD_BYTES = len(_OPEN)  # of `_SEPARATOR` as well: positions need not tell the first entry from the others
 
 _UTF8_CHUNK_BYTES = 8 * 1024  # what it decodes to stays in the processor's cache
-_COMPARE_CHUNK_BYTES = 64 * 1024
 
 # In latin-1 text: every character is one byte of the file. Strings may hold anything but unescaped control characters.
 _STRING = r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"'
@@ -137,39 +136,47 @@ class Index:
         return self.value_starts()[ordinal] - gap - self.key_lengths[ordinal]
 
 
-def parse(path: str, raw: bytes) -> Index:
+def parse(path: str, content: Content | bytes) -> Index:
     """Validate a whole file and find its entries.
 
     Raises:
         CorruptStoreError: it is not strict UTF-8 JSON, an object of objects without duplicate keys.
     """
-    return _Parser(path, raw).whole()
+    whole = Content.of(content) if isinstance(content, bytes) else content
+    return _Parser(path, whole, 0, whole.size_bytes).whole()
 
 
-def parse_changed(path: str, raw: bytes, *, old_raw: bytes, old: Index) -> Index:
+def parse_changed(path: str, content: Content, *, old_content: Content, old: Index) -> Index:
     """`parse`, reusing what is known of an earlier version: only bytes between the first and last change are read.
 
     Raises:
         CorruptStoreError: as `parse`.
     """
-    if old.frame is not None or not len(old):
-        return parse(path, raw)
-    prefix = _common_prefix(old_raw, raw)
-    suffix = _common_suffix(old_raw, raw, min(len(old_raw), len(raw)) - prefix)
+    index = None if old.frame is not None or not len(old) else _parse_between(path, content, old_content, old)
+    return parse(path, content) if index is None else index
+
+
+def _parse_between(path: str, content: Content, old_content: Content, old: Index) -> Index | None:
+    prefix = common_prefix(old_content, content)
+    suffix = common_suffix(old_content, content, min(old_content.size_bytes, content.size_bytes) - prefix)
     starts = old.value_starts()
     # Entries that end inside the common prefix: an object that is closed cannot be continued by what follows.
     kept_before = bisect.bisect_right(range(len(old)), prefix, key=lambda n: starts[n] + old.value_lengths[n])
-    kept_from = bisect.bisect_left(range(len(old)), len(old_raw) - suffix, key=old.key_start)
+    kept_from = bisect.bisect_left(range(len(old)), old_content.size_bytes - suffix, key=old.key_start)
     kept_from = max(kept_from, kept_before)
-    moved = len(raw) - len(old_raw)
-    position = 0 if kept_before == 0 else old.span(kept_before - 1)[1]
-    stop = old.key_start(kept_from) + moved if kept_from < len(old) else None
-    between = _Parser(path, raw).between(position, stop)
+    begin = 0 if kept_before == 0 else old.span(kept_before - 1)[1]
+    stop = None
+    if kept_from < len(old):
+        stop = old.key_start(kept_from) + content.size_bytes - old_content.size_bytes
+    try:
+        between = _Parser(path, content, begin, content.size_bytes if stop is None else stop).between(stop is None)
+    except CorruptStoreError:
+        return None  # the whole file tells what is wrong, or that only this part of it looked so
     if between is None:
-        return parse(path, raw)
+        return None
     keys = old.table.keys[:kept_before] + between.table.keys + old.table.keys[kept_from:]
     if len(set(keys)) != len(keys):
-        return parse(path, raw)  # says where
+        return None
     return Index(
         old.table if keys == old.table.keys else KeyTable.of(keys),
         old.key_lengths[:kept_before] + between.key_lengths + old.key_lengths[kept_from:],
@@ -180,13 +187,19 @@ def parse_changed(path: str, raw: bytes, *, old_raw: bytes, old: Index) -> Index
 
 
 class _Parser:
-    """Reads one file's bytes as latin-1 text; see `encoding` for why."""
+    """Reads a part of a file's bytes as latin-1 text; see `encoding` for why.
 
-    def __init__(self, path: str, raw: bytes) -> None:
+    The part begins at the beginning of the file or right after an entry, and ends at the end of the file or right
+    before a key. Positions are relative to its beginning.
+    """
+
+    def __init__(self, path: str, content: Content, begin: int, end: int) -> None:
         self.path = path
-        self.raw = raw
-        self.text = raw.decode("latin-1")
-        self.may_mix_spellings = not raw.isascii() and "\\u" in self.text
+        self.content = content
+        self.begin = begin
+        self.text = content.latin1(begin, end)
+        self.is_ascii = self.text.isascii()
+        self.may_mix_spellings = not self.is_ascii and "\\u" in self.text
         self.keys: list[str] = []
         self.key_lengths = array.array("I")
         self.value_lengths = array.array("I")
@@ -195,51 +208,43 @@ class _Parser:
         self.updated_at = array.array("d")
         self.canonical = True
 
+    def bytes_between(self, start: int, end: int) -> bytes:
+        return self.content.slice(self.begin + start, self.begin + end)
+
     def corrupt(self, offset: int, reason: str) -> CorruptStoreError:
-        return CorruptStoreError(self.path, offset, reason)
+        return CorruptStoreError(self.path, self.begin + offset, reason)
 
     def whole(self) -> Index:
-        raw = self.raw
-        if not raw:
+        text = self.text
+        if not text:
             raise self.corrupt(0, "the file is empty (zero bytes), not an empty JSON object")
-        if not raw.strip(b"\0"):
+        if text.startswith("\0") and not text.strip("\0"):
             raise self.corrupt(0, "the file holds only NUL bytes, as after a crash")
-        self.check_utf8(0, len(raw))
-        begin = len(_BOM) if raw.startswith(_BOM) else 0
-        first = _FIRST.match(self.text, begin)
+        self.check_utf8()
+        begin = len(_BOM) if text.startswith(_BOM) else 0
+        first = _FIRST.match(text, begin)
         if first is None:
             raise self.corrupt(self.skip_spaces(begin), "not a JSON object")
-        if self.text.startswith("}", first.end()):
+        if text.startswith("}", first.end()):
             if first.end() != 1:
                 self.leave_canonical_frame()
             self.end_of_file(first.end() + 1)
         else:
-            self.members(0, None, first_key=first.end())
+            self.members(0, first_key=first.end(), to_end_of_file=True)
         if len(set(self.keys)) != len(self.keys):
             self.refuse_duplicate()
         return self.index()
 
-    def between(self, position: int, stop: int | None) -> Index | None:
-        """The members from `position` (after an entry, or 0) up to the key at `stop`; None if there is no key there."""
-        self.check_utf8(position, len(self.raw) if stop is None else stop)
-        if position == 0:
-            if not self.raw.startswith(_OPEN):
-                return None
-            first_key = len(_OPEN)
-        else:
-            after = _NEXT.match(self.text, position)
-            if after is None:
-                return None
-            if after.group(1) == "}":
-                if stop is not None:
-                    return None
-                if not self.text.startswith("\n}", position):
-                    return None
-                self.end_of_file(after.end())
-                return self.index() if self.canonical else None
-            first_key = after.end()
-        reached = self.members(position, stop, first_key=first_key)
-        return self.index() if reached and self.canonical else None
+    def between(self, to_end_of_file: bool) -> Index | None:
+        """The members of the part; None if it is not a part of a file in a canonical frame."""
+        self.check_utf8()
+        lead = ",\n  " if self.begin else "{\n  "
+        if self.text == ("\n}" if self.begin and to_end_of_file else lead):
+            return self.index()  # whatever stood between the kept entries is gone
+        if not self.text.startswith(lead):
+            return None
+        self.members(0, first_key=_LEAD_BYTES, to_end_of_file=to_end_of_file)
+        return self.index() if self.canonical else None
 
     def index(self) -> Index:
         return Index(
@@ -250,10 +255,10 @@ class _Parser:
             self.updated_at,
         )
 
-    def members(self, end: int, stop: int | None, *, first_key: int) -> bool:
+    def members(self, end: int, *, first_key: int, to_end_of_file: bool) -> None:
         """Read members, the first one's key being at or after `first_key` and what precedes it ending at `end`.
 
-        Returns whether the reading ended as it should: at the end of the file, or exactly at the key at `stop`.
+        Up to the end of the file, or up to what leads to the key that follows this part.
         """
         text = self.text
         position = first_key
@@ -262,11 +267,11 @@ class _Parser:
             if member is None:
                 member = _MEMBER.match(text, position)
                 if member is None:
-                    raise self.corrupt_member(position)
+                    raise self.corrupt(
+                        self.skip_spaces(position), "expected a session key, that is a string and a colon"
+                    )
                 self.leave_canonical_frame()
             key_start, key_end = member.span(1)
-            if stop is not None and key_start >= stop:
-                return key_start == stop
             start = member.end()
             if not self.canonical:
                 self.leads.append(key_start - end)
@@ -276,17 +281,17 @@ class _Parser:
             value, end = self.entry(start)
             self.value_lengths.append(end - start)
             self.updated_at.append(_time_of(value))
+            if not to_end_of_file and len(text) - end == _LEAD_BYTES and text.startswith(",\n  ", end):
+                return
             after = _NEXT.match(text, end)
             if after is None:
                 raise self.corrupt(self.skip_spaces(end), "expected , or } after an entry")
             position = after.end()
             if after.group(1) == "}":
-                if stop is not None:
-                    return False
-                if not text.startswith("\n}", end):
+                if not text.startswith("\n}", end) or not to_end_of_file:
                     self.leave_canonical_frame()
                 self.end_of_file(position)
-                return True
+                return
 
     def leave_canonical_frame(self) -> None:
         """From now on note what is around the keys; so far it was always the same."""
@@ -304,7 +309,7 @@ class _Parser:
         if spelled.isascii() and "\\" not in spelled:
             return spelled
         try:
-            key: str = json.loads(self.raw[start:end].decode("utf-8"))
+            key: str = json.loads(self.bytes_between(start, end).decode("utf-8"))
         except ValueError as error:
             raise self.corrupt(start, f"a key is not a JSON string: {error}") from None
         return key
@@ -341,7 +346,7 @@ class _Parser:
 
     def decoded_entry(self, start: int, end: int) -> dict[str, Any]:
         try:
-            return decode_entry(self.raw[start:end])
+            return decode_entry(self.bytes_between(start, end))
         except InvalidJSONError as error:
             raise self.corrupt(start, f"in the entry that begins here: {error.reason}") from None
 
@@ -357,9 +362,6 @@ class _Parser:
             return self.corrupt(start, f"an entry is nested deeper than {MAX_DEPTH} levels")
         return RecursionError("too little of the stack is left to read the store; call it from less deep")
 
-    def corrupt_member(self, position: int) -> CorruptStoreError:
-        return self.corrupt(self.skip_spaces(position), "expected a session key, that is a string and a colon")
-
     def end_of_file(self, position: int) -> None:
         end = self.skip_spaces(position)
         if end != len(self.text):
@@ -367,20 +369,20 @@ class _Parser:
         if position != end:
             self.leave_canonical_frame()
 
-    def check_utf8(self, start: int, end: int) -> None:
+    def check_utf8(self) -> None:
+        if self.is_ascii:
+            return
         # In pieces: decoded at once, 8 MB with a single emoji would be 32 MB of text.
-        raw = self.raw
+        start, end = 0, len(self.text)
         while start < end:
-            piece_end = min(start + _UTF8_CHUNK_BYTES, end)
-            while (
-                start < piece_end < end and raw[piece_end] & 0xC0 == 0x80 and piece_end > start + _UTF8_CHUNK_BYTES - 4
-            ):
-                piece_end -= 1
+            piece = self.bytes_between(start, min(start + _UTF8_CHUNK_BYTES, end))
+            if start + len(piece) < end:
+                piece = piece[: _character_boundary(piece)]
             try:
-                raw[start:piece_end].decode("utf-8")
+                piece.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise self.corrupt(start + error.start, f"not UTF-8: {error.reason}") from None
-            start = piece_end
+            start += len(piece)
 
     def refuse_duplicate(self) -> None:
         seen: set[str] = set()
@@ -391,6 +393,16 @@ class _Parser:
             seen.add(key)
 
 
+def _character_boundary(piece: bytes) -> int:
+    """Length of `piece` without a character that may go on after it."""
+    for back in range(1, 4):
+        if piece[-back] & 0xC0 == 0xC0:
+            return len(piece) - back
+        if piece[-back] < 0x80:
+            break
+    return len(piece)
+
+
 def _time_of(entry: dict[str, Any]) -> float:
     value = entry.get("updatedAt")
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -399,38 +411,6 @@ def _time_of(entry: dict[str, Any]) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-
-
-def _common_prefix(one: bytes, other: bytes) -> int:
-    limit = min(len(one), len(other))
-    low = 0
-    while low < limit and one.startswith(other[low : min(low + _COMPARE_CHUNK_BYTES, limit)], low):
-        low = min(low + _COMPARE_CHUNK_BYTES, limit)
-    high = min(low + _COMPARE_CHUNK_BYTES, limit)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _common_suffix(one: bytes, other: bytes, limit: int) -> int:
-    low = 0
-    while low < limit:
-        step = min(low + _COMPARE_CHUNK_BYTES, limit)
-        if one[len(one) - step : len(one) - low] != other[len(other) - step : len(other) - low]:
-            break
-        low = step
-    high = min(low + _COMPARE_CHUNK_BYTES, limit)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[len(one) - middle : len(one) - low] == other[len(other) - middle : len(other) - low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 class Snapshot(Mapping[str, dict[str, Any]]):
@@ -457,7 +437,7 @@ class Snapshot(Mapping[str, dict[str, Any]]):
 
     @property
     def content(self) -> Content | None:
-        """The file's bytes in pieces, or None if there was no file."""
+        """The file's bytes in chunks, or None if there was no file."""
         return self._content
 
     @property
@@ -589,40 +569,33 @@ class _Composer:
         self.old = old
         self.parts = parts
         self.content = Content(()) if old.content is None else old.content
-        self.pieces: list[Piece] = []
+        self.written: list[bytes | Slice] = []
         self.key_lengths = array.array("I")
         self.value_lengths = array.array("I")
         self.updated_at = array.array("d")
         self.keys: list[str] = []
         self.starts: list[int] = []
         self.end = 0
-        self.closed = False
 
     def composed(self) -> Snapshot:
-        for number, part in enumerate(self.parts, start=1):
+        for part in self.parts:
             if isinstance(part, Change):
                 self.write(part)
             else:
-                self.keep(part.start, part.stop, is_last=number == len(self.parts))
+                self.keep(part.start, part.stop)
         content = self.finished()
         keys = tuple(self.keys)
         table = self.old.index.table if keys == self.old.index.table.keys else KeyTable.of(keys)
         index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at, self.starts)
         return Snapshot(self.old.path, content, index, self.digest(content))
 
-    def keep(self, first: int, end: int, *, is_last: bool) -> None:
+    def keep(self, first: int, end: int) -> None:
         """Keep a run of places as it is: in a canonical frame also what is between them."""
         index = self.old.index
         if index.frame is None:
             begin, stop = index.key_start(first), index.span(end - 1)[1]
-            # Of the frame as much as is there already: every piece is a write.
-            lead_is_there = (first == 0) == (not self.pieces)
-            if not lead_is_there:
-                self.separate()
-            self.closed = end == len(index) and is_last
-            self.pieces += self.content.cut(
-                begin - _LEAD_BYTES if lead_is_there else begin, self.content.size_bytes if self.closed else stop
-            )
+            self.written.append(self.lead())
+            self.written.append(Slice(self.content, begin, stop))
             moved = self.end + _LEAD_BYTES - begin
             starts = index.value_starts()[first:end]
             self.starts += [start + moved for start in starts] if moved else starts
@@ -646,33 +619,21 @@ class _Composer:
         self.keys.append(change.key)
 
     def add(self, member: bytes, *, value_bytes: int) -> None:
-        framed = (_SEPARATOR if self.pieces else _OPEN) + member
-        self.pieces.append(Piece(framed, 0, len(framed)))
-        self.end += len(framed)
+        self.written.append(self.lead() + member)
+        self.end += _LEAD_BYTES + len(member)
         self.starts.append(self.end - value_bytes)
 
-    def separate(self) -> None:
-        lead = _SEPARATOR if self.pieces else _OPEN
-        self.pieces.append(Piece(lead, 0, len(lead)))
+    def lead(self) -> bytes:
+        return _SEPARATOR if self.written else _OPEN
 
     def finished(self) -> Content:
-        if self.closed:
-            return Content(self.pieces)
-        end = _CLOSE if self.pieces else _EMPTY
-        return Content((*self.pieces, Piece(end, 0, len(end))))
+        return Content.assembled((*self.written, _CLOSE if self.written else _EMPTY))
 
     def digest(self, content: Content) -> ContentDigest | None:
-        """The new digest, brought up to date from the old one where that is possible."""
-        old, parts = self.old, self.parts
-        if old.digest is None or old.content is None or old.index.frame is not None or not old.index or not parts:
-            return None
-        index, count = old.index, len(old.index)
-        first, last = parts[0], parts[-1]
-        kept_before = first.stop if isinstance(first, range) and first.start == 0 else 0
-        kept_from = last.start if isinstance(last, range) and last.stop == count and len(parts) > 1 else count
-        begin = index.span(kept_before - 1)[1] if kept_before else 0
-        end = index.key_start(kept_from) if kept_from < count else old.content.size_bytes
-        grown = content.size_bytes - old.content.size_bytes
-        if end < begin:
-            return None  # a permutation: nothing is where it was
-        return old.digest.spliced(content, start=begin, removed=end - begin, inserted=end - begin + grown)
+        """The new digest, if the old one is known and spares most of the work."""
+        old = self.old
+        return (
+            None
+            if old.digest is None or old.content is None
+            else ContentDigest.of(content, like=(old.content, old.digest))
+        )

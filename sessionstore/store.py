@@ -344,58 +344,62 @@ class Operation:
         self.look_up()
         try:
             with OpenFile(self.path) as file:
-                raw, version = file.read()
+                content, version = file.read()
         except FileNotFoundError:
             self.drop()
             return self.empty()
         self.count("file_reads")
-        if self.record is not None and self.record.raw is not None and is_oversized(version.size_bytes, self.settings):
+        if (
+            self.record is not None
+            and self.record.content is not None
+            and is_oversized(version.size_bytes, self.settings)
+        ):
             self.drop()
         self.count("parses")
-        return Snapshot(self.path, Content.of(raw), parse(self.path, raw))
+        return Snapshot(self.path, content, parse(self.path, content))
 
     def load(self) -> tuple[Snapshot, bool]:
         """The newest content, and whether the cache spared the parsing."""
         self.look_up()
         record = self.record
-        if record is not None and record.raw is not None and record.is_trusted(_now()):
+        if record is not None and record.content is not None and record.is_trusted(_now()):
             identity = stat_identity(self.path)
             if identity == record.identity:
-                return Snapshot(self.path, Content.of(record.raw), record.index), True
+                return Snapshot(self.path, record.content, record.index), True
         try:
             with OpenFile(self.path) as file:
-                raw, version = file.read()
+                content, version = file.read()
         except FileNotFoundError:
             self.drop()
             return self.empty(), False
         self.count("file_reads")
         self.learn_size(version.size_bytes)
-        hit = record is not None and (self.vouches_for(record, version) or record.holds(raw))
-        return self.remember(version, self.recognised(raw, None, hit=hit)), hit
+        hit = record is not None and (self.vouches_for(record, version) or record.holds(content))
+        return self.remember(version, self.recognised(content, None, hit=hit)), hit
 
     def vouches_for(self, record: Record, version: FileVersion) -> bool:
         """Whether an equal identity says that the file still is what the record is about."""
         return record.is_trusted(_now()) and record.identity == version.identity
 
-    def recognised(self, raw: bytes, base: Snapshot | None, *, hit: bool) -> Snapshot:
+    def recognised(self, content: Content, base: Snapshot | None, *, hit: bool) -> Snapshot:
         """The snapshot of bytes just read; parsed, unless (`hit`) the record is about them, as far as they are new."""
         record = self.record
         if hit and record is not None:
-            return Snapshot(self.path, Content.of(raw), record.index, record.digest)
+            return Snapshot(self.path, content, record.index, record.digest)
         self.count("parses")
         try:
-            return Snapshot(self.path, Content.of(raw), self.parsed(raw, base))
+            return Snapshot(self.path, content, self.parsed(content, base))
         except BaseException:
             self.drop()
             raise
 
-    def parsed(self, raw: bytes, base: Snapshot | None) -> Index:
+    def parsed(self, content: Content, base: Snapshot | None) -> Index:
         """Where the entries are, starting from whatever earlier version is at hand."""
-        if base is not None and base.raw is not None:
-            return parse_changed(self.path, raw, old_raw=base.raw, old=base.index)
-        if self.record is not None and self.record.raw is not None:
-            return parse_changed(self.path, raw, old_raw=self.record.raw, old=self.record.index)
-        return parse(self.path, raw)
+        if base is not None and base.content is not None:
+            return parse_changed(self.path, content, old_content=base.content, old=base.index)
+        if self.record is not None and self.record.content is not None:
+            return parse_changed(self.path, content, old_content=self.record.content, old=self.record.index)
+        return parse(self.path, content)
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
         """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
@@ -411,7 +415,7 @@ class Operation:
         if record is None or not record.is_trusted(_now()):
             return None
         ordinals = record.index.table.ordinals.get(normalise_key(key))
-        if record.raw is not None or (ordinals is not None and len(ordinals) > 1):
+        if record.content is not None or (ordinals is not None and len(ordinals) > 1):
             return None
         try:
             with OpenFile(self.path) as file:
@@ -530,11 +534,11 @@ class Edit:
                 operation.count("file_reads")
                 operation.learn_size(self._version.size_bytes)
                 return base
-        raw, self._version = file.read()
+        content, self._version = file.read()
         operation.count("file_reads")
         operation.learn_size(self._version.size_bytes)
         record = operation.record
-        return operation.recognised(raw, base, hit=record is not None and record.holds(raw))
+        return operation.recognised(content, base, hit=record is not None and record.holds(content))
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""
@@ -593,7 +597,11 @@ class Edit:
             return new
         maintained = compose(new, parts_of(new, removed))
         # It may have undone just what the edit did.
-        return current if maintained.raw == current.raw else maintained
+        return (
+            current
+            if current.content is not None and self._require(maintained.content).is_same(current.content)
+            else maintained
+        )
 
     def _bytes_to_back_up(self) -> int | None:
         """Size of the file that is to be replaced, if it is so large that maintenance backs it up."""

@@ -70,7 +70,7 @@ def _of_corruption(found: Survey) -> Iterator[Finding]:
     first = found.content.corruption
     try:
         with OpenFile(found.resolved_path) as file:
-            raw, _ = file.read()
+            raw = file.read()[0].joined()
     except (OSError, StoreError) as error:
         yield Finding("problem", f"the file cannot be read again: {error}")
         return

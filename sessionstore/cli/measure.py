@@ -51,14 +51,14 @@ def copy_of_store(path: str, directory: str) -> tuple[str, int]:
     copy = os.path.join(directory, "sessions.json")
     try:
         with OpenFile(path) as file:
-            raw, _ = file.read()
-        parse(path, raw)  # names this file if it is corrupt, not the copy
+            content, _ = file.read()
+        parse(path, content)  # names this file if it is corrupt, not the copy
     except FileNotFoundError:
         made = build_store(copy, size_bytes=SYNTHETIC_STORE_BYTES, payload_bytes=SYNTHETIC_PAYLOAD_BYTES)
         return copy, 0 if made.raw is None else len(made.raw)
     with open(copy, "xb") as file_copy:
-        file_copy.write(raw)
-    return copy, len(raw)
+        file_copy.writelines(content.chunks)
+    return copy, content.size_bytes
 
 
 def measure(copy: str, settings: Settings, *, rounds: int) -> list[Timing]:

@@ -343,11 +343,11 @@ def repair(path: str, *, lock_timeout_s: float) -> Repair:
         lock.acquire()
         swept = sweep_temporary_files(resolved)
         with OpenFile(resolved) as file:
-            raw, version = file.read()
+            content, version = file.read()
             try:
-                parse(resolved, raw)
+                parse(resolved, content)
             except CorruptStoreError:
-                copy, found = _replace(resolved, raw, version)
+                copy, found = _replace(resolved, content.joined(), version)
                 return Repair(copy, found, swept)
         return Repair(None, None, swept)
     finally:

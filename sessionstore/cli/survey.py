@@ -159,11 +159,11 @@ def examine(path: str) -> Content:
         if sessions is not None and file.identity() == before:
             return Content(before.size_bytes, mode, sessions, None)
         # Another layout, something wrong, or a program that writes in place: the whole file decides.
-        raw, _ = file.read()
+        whole, _ = file.read()
     try:
-        return Content(len(raw), mode, len(parse(path, raw).table.ordinals), None)
+        return Content(whole.size_bytes, mode, len(parse(path, whole).table.ordinals), None)
     except CorruptStoreError as error:
-        return Content(len(raw), mode, None, Corruption(error.offset, error.reason))
+        return Content(whole.size_bytes, mode, None, Corruption(error.offset, error.reason))
 
 
 def _count_by_pieces(path: str, file: OpenFile) -> int | None:

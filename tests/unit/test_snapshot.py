@@ -12,12 +12,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import assume, event, example, given
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from sessionstore import CorruptStoreError, Snapshot
-from sessionstore.content import MAX_PIECES, Content
-from sessionstore.digest import MIN_SEGMENT_BYTES, ContentDigest
+from sessionstore.content import MIN_CHUNK_BYTES, Content, Slice, common_prefix, common_suffix
+from sessionstore.digest import ContentDigest
 from sessionstore.encoding import encode_entry, encode_key
 from sessionstore.snapshot import Change, Index, compose, normalise_key, parse, parse_changed, parts_of
 
@@ -70,7 +70,7 @@ layouts = st.one_of(
 )
 
 
-def described(raw: bytes, index: Index) -> list[tuple[object, ...]]:
+def described(raw: bytes, index: Index) -> list[tuple[str, bytes, bytes, object]]:
     """An index in terms that do not depend on how it is kept."""
     return [
         (
@@ -101,10 +101,7 @@ def test_every_layout_is_read_as_the_standard_library_reads_it(sessions: dict[st
 
 def canonical_frame(raw: bytes, index: Index) -> bytes:
     """The file with the same keys and entries, but the store's own frame around them."""
-    members = [
-        b"\n  " + key_bytes + b": " + value
-        for _, key_bytes, value, _ in described(raw, index)  # type: ignore[operator]
-    ]
+    members = [b"".join((b"\n  ", key_bytes, b": ", value)) for _, key_bytes, value, _ in described(raw, index)]
     return b"{" + b",".join(members) + b"\n}" if members else b"{}"
 
 
@@ -122,7 +119,7 @@ def test_parsing_only_what_changed_finds_what_parsing_all_finds(
         after = {**chosen, **after} if data.draw(st.booleans()) else {**after, **chosen}
     old_raw, new_raw = canonical(before), canonical(after)
     old = parse("s", old_raw)
-    changed = parse_changed("s", new_raw, old_raw=old_raw, old=old)
+    changed = parse_changed("s", Content.of(new_raw), old_content=Content.of(old_raw), old=old)
     assert described(new_raw, changed) == described(new_raw, parse("s", new_raw))
     assert changed.table == parse("s", new_raw).table
 
@@ -147,9 +144,9 @@ def test_parsing_only_what_changed_refuses_what_parsing_all_refuses(before: dict
     event("refused" if expected is None else "accepted")
     if expected is None:
         with pytest.raises(CorruptStoreError):
-            parse_changed("s", raw, old_raw=old_raw, old=parse("s", old_raw))
+            parse_changed("s", Content.of(raw), old_content=Content.of(old_raw), old=parse("s", old_raw))
     else:
-        changed = parse_changed("s", raw, old_raw=old_raw, old=parse("s", old_raw))
+        changed = parse_changed("s", Content.of(raw), old_content=Content.of(old_raw), old=parse("s", old_raw))
         assert described(raw, changed) == described(raw, expected)
 
 
@@ -175,45 +172,71 @@ def test_composing_keeps_untouched_bytes_and_knows_where_everything_is(
     assert new.raw is not None
     assert described(new.raw, new.index) == described(new.raw, parse("s", new.raw))
     assert new.index.frame is None
-    assert new.digest is None or new.digest.matches(new.raw)
+    assert new.digest is None or new.digest.matches(Content.of(new.raw))
     for ordinal, key in enumerate(old.index.table.keys):
         if ordinal not in changes:
             assert new.entry_bytes(new.index.table.keys.index(key)) == old.entry_bytes(ordinal)
 
 
-@pytest.mark.promise("SNAP2")
-@given(st.binary(max_size=300), st.integers(0, 300), st.integers(0, 300), st.binary(max_size=50), st.integers(1, 2000))
-def test_a_spliced_digest_is_one_of_the_new_content_and_of_no_other(
-    head: bytes, start: int, removed: int, inserted: bytes, kilobytes: int
+@pytest.mark.promise("SNAP2", "CACHE3")
+@given(st.lists(st.one_of(st.binary(max_size=60), st.tuples(st.integers(0, 400), st.integers(0, 400))), max_size=12))
+def test_content_put_together_from_slices_is_what_the_slices_say(parts: list[bytes | tuple[int, int]]) -> None:
+    """Chunks are shared, never empty, too long or needlessly small, and say exactly what was put together."""
+    with (
+        mock.patch("sessionstore.content.CHUNK_BYTES", 32),
+        mock.patch("sessionstore.content.MIN_CHUNK_BYTES", 8),
+    ):
+        raw = bytes(range(200)) * 2
+        old = Content.of(raw)
+        digest = ContentDigest.of(old)
+        new = Content.assembled(part if isinstance(part, bytes) else Slice(old, min(part), max(part)) for part in parts)
+        expected = b"".join(part if isinstance(part, bytes) else raw[min(part) : max(part)] for part in parts)
+        assert new.joined() == expected
+        assert new.size_bytes == len(expected)
+        assert all(0 < len(chunk) <= 32 for chunk in new.chunks)
+        assert len(new.chunks) <= 2 * (len(expected) // 16 + 1)
+        middle = len(expected) // 3
+        assert new.slice(0, middle) + new.slice(middle, len(expected)) == expected
+        again = Content.of(expected)
+        assert new.is_same(again)
+        follows = ContentDigest.of(new, like=(old, digest))
+        assert follows == ContentDigest.of(new)
+        assert follows.matches(again)
+        if expected:
+            flipped = bytearray(expected)
+            flipped[middle] ^= 1
+            assert not follows.matches(Content.of(bytes(flipped)))
+            assert not new.is_same(Content.of(bytes(flipped)))
+
+
+@pytest.mark.promise("SNAP5")
+@given(st.binary(max_size=200), st.binary(max_size=40), st.binary(max_size=200), st.binary(max_size=40))
+def test_what_two_contents_have_in_common_is_found_to_the_byte(
+    head: bytes, one: bytes, tail: bytes, two: bytes
 ) -> None:
-    """A digest brought up to date matches the new bytes, and no longer the old ones."""
-    old = head + b"x" * (kilobytes * 200) + head
-    start = min(start * kilobytes, len(old))
-    removed = min(removed, len(old) - start)
-    new = old[:start] + inserted + old[start + removed :]
-    assume(new != old)
-    digest = ContentDigest.of(Content.of(old)).spliced(
-        Content.of(new), start=start, removed=removed, inserted=len(inserted)
-    )
-    assert digest.matches(new)
-    assert not digest.matches(old)
-    flipped = bytearray(new)
-    if flipped:
-        flipped[len(flipped) // 2] ^= 1
-        assert not digest.matches(bytes(flipped))
+    """The common prefix and suffix are the longest ones, wherever the chunks lie."""
+    first, second = head + one + tail, head + two + tail
+    with mock.patch("sessionstore.content.CHUNK_BYTES", 16):
+        a, b = Content.of(first), Content.assembled((b"", *(second[i : i + 7] for i in range(0, len(second), 7))))
+        prefix = common(first, second)
+        assert common_prefix(a, b) == prefix
+        limit = min(len(first), len(second)) - prefix
+        assert common_suffix(a, b, limit) == min(limit, common(first[::-1], second[::-1]))
+
+
+def common(one: bytes, other: bytes) -> int:
+    """How many bytes are the same at the beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 @pytest.mark.promise("CACHE3")
-def test_a_digest_stays_small_however_often_a_file_grows() -> None:
-    """Appending a thousand times does not leave a thousand segments."""
-    raw, digest = b"", ContentDigest.of(Content.of(b""))
-    for number in range(1500):
-        grown = raw + b"%d," % number
-        digest = digest.spliced(Content.of(grown), start=len(raw), removed=0, inserted=len(grown) - len(raw))
-        raw = grown
-    assert digest.matches(raw)
-    assert len(digest.segments) <= 512
-    assert len(ContentDigest.of(Content.of(b"x" * MIN_SEGMENT_BYTES * 1000)).segments) <= 256
+def test_a_file_that_grows_by_crumbs_does_not_become_crumbs() -> None:
+    """Appending a thousand times leaves few chunks, so that a digest stays small."""
+    content = Content.of(b"")
+    for number in range(3000):
+        content = Content.assembled((Slice(content, 0, content.size_bytes), b"%05d," % number * 3))
+    assert content.joined() == b"".join(b"%05d," % number * 3 for number in range(3000))
+    assert len(content.chunks) <= content.size_bytes // MIN_CHUNK_BYTES + 1
 
 
 @pytest.mark.promise("KEY1")
@@ -252,7 +275,7 @@ def test_a_chain_of_changes_gives_the_bytes_that_writing_all_would_give(
     sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any] | None, bool]]
 ) -> None:
     """However many changes a version is away from a whole buffer, its bytes, index and digest are exact."""
-    with mock.patch("sessionstore.digest.MIN_SEGMENT_BYTES", 16):
+    with mock.patch("sessionstore.content.CHUNK_BYTES", 64), mock.patch("sessionstore.content.MIN_CHUNK_BYTES", 16):
         follow_chain(sessions, steps)
 
 
@@ -275,12 +298,10 @@ def follow_chain(sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any]
         expected.update({change.key: change.value for change in appended})
         snapshot = compose(snapshot, parts_of(snapshot, changes, appended))
         assert snapshot.content is not None
-        assert len(snapshot.content.pieces) <= MAX_PIECES
-        kept_alive = {id(piece.buffer): len(piece.buffer) for piece in snapshot.content.pieces}
-        assert sum(kept_alive.values()) <= 2 * snapshot.content.size_bytes + 64 * 1024
+        assert len(snapshot.content.chunks) <= snapshot.content.size_bytes // 16 + 1
         size, middle = snapshot.content.size_bytes, snapshot.content.size_bytes // 2
         assert snapshot.content.slice(0, middle) + snapshot.content.slice(middle, size) == written(expected)
-        assert snapshot.digest is None or snapshot.digest.matches(written(expected))
+        assert snapshot.digest is None or snapshot.digest.matches(Content.of(written(expected)))
         for ordinal, key in enumerate(snapshot.index.table.keys):
             assert snapshot.entry_bytes(ordinal) == expected[key]
             assert snapshot.index.key_start(ordinal) == written(expected).index(encode_key(key) + b": " + expected[key])
@@ -315,7 +336,7 @@ def test_the_digest_of_a_large_file_follows_every_kind_of_change(data: Any) -> N
         if len(snapshot.index) == 0:
             return
         assert snapshot.digest is not None
-        assert snapshot.digest.matches(snapshot.raw or b"")
+        assert snapshot.digest.matches(Content.of(snapshot.raw or b""))
 
 
 @pytest.mark.promise("READ2")
