@@ -69,7 +69,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         table.add_row(
             Text(bar.text),
             Text(f"{bar.sense} {format_number(bar.limit)} {bar.unit}".rstrip()),
-            Text(f"{_estimate_text(verdict.measured)} {bar.unit}".rstrip() if verdict.measured else ""),
+            Text(_measured_text(verdict)),
             Text(verdict.outcome, style=OUTCOME_STYLES[verdict.outcome]),
             Text(verdict.remark),
         )
@@ -103,6 +103,17 @@ def _series_text(quantity: Quantity, series: Series) -> str:
     if quantity.shown_as == "total":
         return format_number(sum(series.rounds))
     return _estimate_text(estimate(series.rounds))
+
+
+def _measured_text(verdict: Verdict) -> str:
+    if verdict.measured is None:
+        return ""
+    text = _estimate_text(verdict.measured)
+    value, limit = verdict.measured.value, verdict.bar.limit
+    if value != limit and format_number(value) == format_number(limit):
+        # 1.302 is not 1.3, and the verdict is about the difference.
+        text = f"{value:.6g}: {text}"
+    return f"{text} {verdict.bar.unit}".rstrip()
 
 
 def _first_series(section: Section, subject: str) -> Series | None:

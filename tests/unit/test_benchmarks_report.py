@@ -69,6 +69,12 @@ def test_a_slow_store_is_reported_as_a_miss_of_both_update_bars() -> None:
     assert {verdict["outcome"] for verdict in document["sections"][0]["verdicts"]} == {"MISS"}
 
 
+def test_a_near_miss_is_shown_with_the_digits_that_decide_it() -> None:
+    """1.302 is a MISS of 1.3, and does not stand there as 1.3 alone."""
+    assert "1.302: 1.3 x" in " ".join(_printed(_update_section(ours_ms=13.02)).split())
+    assert "1.302" not in _printed(_update_section(ours_ms=13.0))
+
+
 def test_a_fast_store_hits_both_update_bars() -> None:
     """The same harness, fed with a fast fake, says hit: 1.3 times the raw limit and five times the baseline."""
     assert "8 hit, 0 MISS" in _printed(_update_section(ours_ms=13.0))
