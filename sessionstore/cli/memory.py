@@ -28,26 +28,31 @@ class Memory:
 
 def memory_now() -> Memory:
     """What this process has in use; elsewhere than on Linux its peak so far, which is all that POSIX tells."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            fields = dict(line.split(":", 1) for line in status.read(16_384).splitlines() if ":" in line)
-    except OSError:
-        return Memory(peak_rss_bytes(), None)
-    rss, heap = (_kilobytes(fields.get(name)) for name in ("VmRSS", "RssAnon"))
+    fields = _process_status()
+    rss, heap = fields.get("VmRSS"), fields.get("RssAnon")
     return Memory(peak_rss_bytes(), None) if rss is None else Memory(rss, heap)
-
-
-def _kilobytes(field: str | None) -> int | None:
-    # "	   23456 kB"; the kernel's kB are 1024 bytes.
-    return None if field is None else int(field.split()[0]) * 1024
 
 
 def peak_rss_bytes() -> int:
     """Most that was ever resident in this process."""
+    peak = _process_status().get("VmHWM")
+    if peak is not None:
+        # Not getrusage: on Linux that counts what the parent had resident when it forked, too.
+        return peak
     if sys.platform == "win32":
         return 0
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux and the BSDs, bytes on macOS (getrusage(2)).
-    return peak if sys.platform == "darwin" else peak * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on the BSDs, bytes on macOS (getrusage(2)).
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def _process_status() -> dict[str, int]:
+    """Bytes by name from /proc/self/status, whose lines look like `VmRSS:     23456 kB`; empty where there is none."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            words = [line.split() for line in status.read(16_384).splitlines()]
+    except OSError:
+        return {}
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in words if len(line) == 3 and line[2] == "kB"}
