@@ -313,7 +313,18 @@ class _Prepared(Generic[S]):
             self.needs_of.append(() if self.needs is None else tuple(self.needs(state)))
         return number
 
-    def serves(self, state: int, wanted: int, more: int) -> bool:
+    def serving(self, unknown: int, state: int, wanted: int, more: int) -> int:
+        """Those of `unknown` that take state number `state` to another one from which `wanted` can be served."""
+        serving = 0
+        while unknown:
+            call = self.class_of[(unknown & -unknown).bit_length() - 1]
+            equal = self.members[call]
+            unknown &= ~equal
+            if any(after != state and self._serves(after, wanted, more) for after in self.step(call, state)):
+                serving |= equal
+        return serving
+
+    def _serves(self, state: int, wanted: int, more: int) -> bool:
         """Whether one of `wanted` fits in state number `state`, or after some of `more`, which may be left out.
 
         True also if that would take too long to find out.
@@ -394,6 +405,8 @@ class _Search(Generic[S]):
         self._optional = ((1 << len(prepared.operations)) - 1) ^ self._required
         # For each set of required operations done, and state: the sets of optional ones it was reached with.
         self._seen: dict[int, list[int]] = {}
+        # For each state, and what may come next and depends on it: the operations judged, and those worth being done.
+        self._served: dict[tuple[int, int], tuple[int, int]] = {}
         self._best_order: _Order | None = None
         self._best_state = 0
         self._best_response = -1
@@ -454,8 +467,6 @@ class _Search(Generic[S]):
                 after = steps[call].get(state)
                 if after is None:
                     after = prepared.step(call, state)
-                if after and not chosen & required:
-                    after = self._serving(after, done | chosen, state)
                 if after:
                     if choices:
                         stack.append((done, state, choices, order))
@@ -492,27 +503,34 @@ class _Search(Generic[S]):
             self._best_response, self._best_order, self._best_state = response, order, state
         place = done & required | state << len(prepared.operations)
         spent = done & self._optional
-        ways = self._seen.get(place)
-        if ways is None:
-            self._seen[place] = [spent]
-        elif any(not way & ~spent for way in ways):
-            return 0
-        else:
-            ways.append(spent)
+        ways = self._seen.setdefault(place, [])
+        for way in ways:
+            if not way & ~spent:
+                return 0
+        ways.append(spent)
         if prepared.needs is not None and _hopeless(prepared.needs_of[state], left, ~done, prepared.callable_before):
             return 0
         may_come = prepared.callable_before[response] & ~done
+        choices = may_come & required & ~prepared.read_only
+        unknown = may_come & self._optional
+        dependent = may_come & ~prepared.blind
         # What may be left out must serve what has to come and depends on the state: a blind call leaves nothing of it.
-        served = may_come & required & ~prepared.blind
-        return may_come & ~prepared.read_only if served else may_come & required & ~prepared.read_only
+        if unknown and dependent & required:
+            choices |= self._serving(unknown & ~prepared.read_only, state, dependent)
+        return choices
 
-    def _serving(self, after: tuple[int, ...], done: int, state: int) -> tuple[int, ...]:
-        """Those of the states `after` an operation that may be left out for which it is worth being done."""
-        prepared, required = self.prepared, self._required
-        left = required & ~done
-        dependent = prepared.callable_before[(left & -left).bit_length() - 1] & ~done & ~prepared.blind
-        wanted, more = dependent & required, dependent & self._optional
-        return tuple(each for each in after if each != state and prepared.serves(each, wanted, more))
+    def _serving(self, unknown: int, state: int, dependent: int) -> int:
+        """Those of `unknown`, operations that may be left out, that are worth being done in `state`.
+
+        `dependent` is what may come next and depends on the state.
+        """
+        question = (state, dependent)
+        judged, serving = self._served.get(question, (0, 0))
+        if unknown & ~judged:
+            wanted, more = dependent & self._required, dependent & self._optional
+            serving |= self.prepared.serving(unknown & ~judged, state, wanted, more)
+            self._served[question] = (judged | unknown, serving)
+        return unknown & serving
 
 
 def _hopeless(needs: Iterable[Need], left: int, available: int, callable_before: Sequence[int]) -> bool:

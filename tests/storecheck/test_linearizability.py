@@ -618,6 +618,26 @@ class TestRules:
         assert check(sequence(*unknown, read(None), read(30)), REGISTER).status == "ok"
         assert check(sequence(*unknown, read(None), read(31)), REGISTER).status == "illegal"
 
+    def test_each_unknown_operation_is_judged_by_what_it_leaves(self) -> None:
+        """Of several unknown writes, the one that explains a read is found, wherever it stands."""
+        unknown = [Call(name="write", argument=value, outcome="unknown") for value in range(4)]
+        for value in range(4):
+            assert check(sequence(*unknown, read(None), read(value)), REGISTER).status == "ok"
+            assert check(sequence(wrote(9), *unknown, read(value), read(9)), REGISTER).status == "illegal"
+        assert check(sequence(*unknown, read(2), read(0), read(3), read(1)), REGISTER).status == "ok"
+
+    def test_an_unknown_operation_that_starts_late_is_judged_then(self) -> None:
+        """A long read may be explained by an unknown write that started when others had been looked at already."""
+        unknown = [Call(name="write", argument=value, outcome="unknown") for value in (5, 1)]
+        operations = [
+            Operation(process=str(number), task="t", identifier=number, call=call, invoked_at=at, responded_at=until)
+            for number, (call, at, until) in enumerate(
+                [(wrote(9), 0, 1), (unknown[0], 2, None), (read(1), 3, 20), (wrote(9), 4, 5), (unknown[1], 6, None)]
+            )
+        ]
+        assert check(operations, REGISTER).status == "ok"
+        assert check(operations[:-1], REGISTER).status == "illegal"
+
     def test_an_unknown_operation_is_not_spent_where_another_order_saves_it(self) -> None:
         """The same writes in another order may need the unknown write less early: both ways must be walked."""
         first = Operation(process="p", task="t", identifier=0, call=wrote(1), invoked_at=0, responded_at=10)
