@@ -75,11 +75,19 @@ class Record:
         """Bytes of the file that are kept."""
         return 0 if self.content is None else self.content.size_bytes
 
-    def holds(self, content: Content) -> bool:
-        """Whether these are the bytes that the record is about."""
+    def recognised(self, content: Content, *, is_vouched_for: bool) -> Content | None:
+        """`content` in this record's chunks if it is what the record is about, else None.
+
+        Args:
+            content: the file's bytes, just read.
+            is_vouched_for: the identity has proven it already.
+        """
         if self.content is not None:
-            return self.content.is_same(content)
-        return self.digest is not None and self.digest.matches(content)
+            return self.content if is_vouched_for or self.content.is_same(content) else None
+        laid_out = None if self.digest is None else self.digest.laid_out(content)
+        if laid_out is None or is_vouched_for:
+            return laid_out
+        return laid_out if ContentDigest.of(laid_out) == self.digest else None
 
 
 class Cache:

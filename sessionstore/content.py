@@ -44,18 +44,22 @@ class Content:
         """New bytes and slices of other contents in a row, sharing what chunks it can."""
         chunks: list[bytes] = []
         pending: list[bytes] = []
+        pending_bytes = 0
         for part in parts:
             if isinstance(part, bytes):
                 pending.append(part)
+                pending_bytes += len(part)
                 continue
             for chunk, is_whole in part.content.cut(part.start, part.end):
                 is_shared = is_whole and len(chunk) >= MIN_CHUNK_BYTES
-                if is_shared and (not pending or sum(map(len, pending)) >= MIN_CHUNK_BYTES):
+                if is_shared and pending and pending_bytes >= MIN_CHUNK_BYTES:
                     chunks += _evenly_cut(b"".join(pending))
-                    pending.clear()
+                    pending, pending_bytes = [], 0
+                if is_shared and not pending:
                     chunks.append(chunk)
                 else:
                     pending.append(chunk)
+                    pending_bytes += len(chunk)
         chunks += _evenly_cut(b"".join(pending))
         return cls(chunks)
 
@@ -73,13 +77,16 @@ class Content:
 
     def cut(self, start: int, end: int) -> Iterator[tuple[bytes, bool]]:
         """What of each chunk is between `start` and `end`, and whether that is all of it."""
-        number = bisect.bisect_right(self._starts, start) - 1
+        chunks, starts = self.chunks, self._starts
+        number = bisect.bisect_right(starts, start) - 1
         end = min(end, self.size_bytes)
         while start < end:
-            chunk, chunk_start = self.chunks[number], self._starts[number]
-            stop = min(end, chunk_start + len(chunk))
-            is_whole = start == chunk_start and stop - start == len(chunk)
-            yield (chunk if is_whole else chunk[start - chunk_start : stop - chunk_start]), is_whole
+            chunk_start, stop = starts[number], starts[number + 1]
+            if start == chunk_start and stop <= end:
+                yield chunks[number], True
+            else:
+                stop = min(stop, end)
+                yield chunks[number][start - chunk_start : stop - chunk_start], False
             start, number = stop, number + 1
 
     def is_same(self, other: Content) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from sessionstore.content import Content
 
@@ -37,11 +38,12 @@ class ContentDigest:
 
     def matches(self, content: Content) -> bool:
         """Whether `content` is the one that this is the digest of."""
+        laid_out = self.laid_out(content)
+        return laid_out is not None and ContentDigest.of(laid_out) == self
+
+    def laid_out(self, content: Content) -> Content | None:
+        """`content` in the chunks that this is a digest of, so that it can stand for them; None if sizes differ."""
         if sum(length for length, _ in self.segments) != content.size_bytes:
-            return False
-        start = 0
-        for length, digest in self.segments:
-            if hashlib.sha256(content.slice(start, start + length)).digest() != digest:
-                return False
-            start += length
-        return True
+            return None
+        ends = list(accumulate((length for length, _ in self.segments), initial=0))
+        return Content(content.slice(start, end) for start, end in pairwise(ends))

@@ -146,19 +146,36 @@ def parse(path: str, content: Content | bytes) -> Index:
     return _Parser(path, whole, 0, whole.size_bytes).whole()
 
 
-def parse_changed(path: str, content: Content, *, old_content: Content, old: Index) -> Index:
+def parse_changed(path: str, content: Content, old: Snapshot) -> Snapshot:
     """`parse`, reusing what is known of an earlier version: only bytes between the first and last change are read.
+
+    The new snapshot shares with the old one all memory, and all digests, of what is equal.
 
     Raises:
         CorruptStoreError: as `parse`.
     """
-    index = None if old.frame is not None or not len(old) else _parse_between(path, content, old_content, old)
-    return parse(path, content) if index is None else index
-
-
-def _parse_between(path: str, content: Content, old_content: Content, old: Index) -> Index | None:
+    old_content = Content(()) if old.content is None else old.content
     prefix = common_prefix(old_content, content)
     suffix = common_suffix(old_content, content, min(old_content.size_bytes, content.size_bytes) - prefix)
+    shared = Content.assembled(
+        (
+            Slice(old_content, 0, prefix),
+            Slice(content, prefix, content.size_bytes - suffix),
+            Slice(old_content, old_content.size_bytes - suffix, old_content.size_bytes),
+        )
+    )
+    index = None
+    if old.index.frame is None and len(old.index):
+        index = _parse_between(path, shared, old_content, old.index, (prefix, suffix))
+    digest = None if old.digest is None else ContentDigest.of(shared, like=(old_content, old.digest))
+    return Snapshot(path, shared, parse(path, shared) if index is None else index, digest)
+
+
+def _parse_between(
+    path: str, content: Content, old_content: Content, old: Index, common: tuple[int, int]
+) -> Index | None:
+    """The index of `content`, of which `common` bytes at the beginning and end are as before; None if in doubt."""
+    prefix, suffix = common
     starts = old.value_starts()
     # Entries that end inside the common prefix: an object that is closed cannot be continued by what follows.
     kept_before = bisect.bisect_right(range(len(old)), prefix, key=lambda n: starts[n] + old.value_lengths[n])

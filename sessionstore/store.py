@@ -38,7 +38,6 @@ from sessionstore.settings import OBJECT_CACHE_VARIABLE, Settings, misread_varia
 from sessionstore.snapshot import (
     EMPTY_INDEX,
     Change,
-    Index,
     Snapshot,
     compose,
     normalise_key,
@@ -374,32 +373,38 @@ class Operation:
             return self.empty(), False
         self.count("file_reads")
         self.learn_size(version.size_bytes)
-        hit = record is not None and (self.vouches_for(record, version) or record.holds(content))
-        return self.remember(version, self.recognised(content, None, hit=hit)), hit
+        trusted = record is not None and record.is_trusted(_now()) and record.identity == version.identity
+        snapshot, hit = self.recognised(content, None, is_vouched_for=trusted)
+        return self.remember(version, snapshot), hit
 
-    def vouches_for(self, record: Record, version: FileVersion) -> bool:
-        """Whether an equal identity says that the file still is what the record is about."""
-        return record.is_trusted(_now()) and record.identity == version.identity
+    def recognised(self, content: Content, base: Snapshot | None, *, is_vouched_for: bool) -> tuple[Snapshot, bool]:
+        """The snapshot of content just read, and whether the cache spared parsing it. Keeps nothing yet.
 
-    def recognised(self, content: Content, base: Snapshot | None, *, hit: bool) -> Snapshot:
-        """The snapshot of bytes just read; parsed, unless (`hit`) the record is about them, as far as they are new."""
+        Args:
+            content: the file's bytes.
+            base: an earlier version, of which equal parts need no parsing.
+            is_vouched_for: the file's identity has proven that the record is about these bytes; otherwise they decide.
+        """
         record = self.record
-        if hit and record is not None:
-            return Snapshot(self.path, content, record.index, record.digest)
+        # A base that is not on disk any more has shown it for a record of the same version, too.
+        is_stale = record is not None and base is not None and base.digest is not None and record.digest is base.digest
+        known = None if record is None or is_stale else record.recognised(content, is_vouched_for=is_vouched_for)
+        if known is not None and record is not None:
+            return Snapshot(self.path, known, record.index, record.digest), True
         self.count("parses")
         try:
-            return Snapshot(self.path, content, self.parsed(content, base))
+            return self.parsed(content, base), False
         except BaseException:
             self.drop()
             raise
 
-    def parsed(self, content: Content, base: Snapshot | None) -> Index:
-        """Where the entries are, starting from whatever earlier version is at hand."""
-        if base is not None and base.content is not None:
-            return parse_changed(self.path, content, old_content=base.content, old=base.index)
-        if self.record is not None and self.record.content is not None:
-            return parse_changed(self.path, content, old_content=self.record.content, old=self.record.index)
-        return parse(self.path, content)
+    def parsed(self, content: Content, base: Snapshot | None) -> Snapshot:
+        """The snapshot of content that is new, starting from whatever earlier version is at hand."""
+        if base is None and self.record is not None and self.record.content is not None:
+            base = Snapshot(self.path, self.record.content, self.record.index)
+        if base is None or base.content is None:
+            return Snapshot(self.path, content, parse(self.path, content))
+        return parse_changed(self.path, content, base)
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
         """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
@@ -537,8 +542,8 @@ class Edit:
         content, self._version = file.read()
         operation.count("file_reads")
         operation.learn_size(self._version.size_bytes)
-        record = operation.record
-        return operation.recognised(content, base, hit=record is not None and record.holds(content))
+        # By bytes here, too: an update that trusted the stamps could splice by positions that are wrong.
+        return operation.recognised(content, base, is_vouched_for=False)[0]
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""

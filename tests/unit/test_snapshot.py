@@ -99,6 +99,12 @@ def test_every_layout_is_read_as_the_standard_library_reads_it(sessions: dict[st
     assert (index.frame is None) == (raw == canonical_frame(raw, index))
 
 
+def snapshot_of(raw: bytes) -> Snapshot:
+    """The snapshot of a file with these bytes."""
+    content = Content.of(raw)
+    return Snapshot("s", content, parse("s", content), ContentDigest.of(content))
+
+
 def canonical_frame(raw: bytes, index: Index) -> bytes:
     """The file with the same keys and entries, but the store's own frame around them."""
     members = [b"".join((b"\n  ", key_bytes, b": ", value)) for _, key_bytes, value, _ in described(raw, index)]
@@ -118,8 +124,11 @@ def test_parsing_only_what_changed_finds_what_parsing_all_finds(
         chosen = {key: data.draw(st.sampled_from([entry, {}, {"x": 1}])) for key, entry in before.items()}
         after = {**chosen, **after} if data.draw(st.booleans()) else {**after, **chosen}
     old_raw, new_raw = canonical(before), canonical(after)
-    old = parse("s", old_raw)
-    changed = parse_changed("s", Content.of(new_raw), old_content=Content.of(old_raw), old=old)
+    new = parse_changed("s", Content.of(new_raw), snapshot_of(old_raw))
+    assert new.raw == new_raw
+    assert new.digest is not None
+    assert new.digest.matches(Content.of(new_raw))
+    changed = new.index
     assert described(new_raw, changed) == described(new_raw, parse("s", new_raw))
     assert changed.table == parse("s", new_raw).table
 
@@ -144,10 +153,11 @@ def test_parsing_only_what_changed_refuses_what_parsing_all_refuses(before: dict
     event("refused" if expected is None else "accepted")
     if expected is None:
         with pytest.raises(CorruptStoreError):
-            parse_changed("s", Content.of(raw), old_content=Content.of(old_raw), old=parse("s", old_raw))
+            parse_changed("s", Content.of(raw), snapshot_of(old_raw))
     else:
-        changed = parse_changed("s", Content.of(raw), old_content=Content.of(old_raw), old=parse("s", old_raw))
-        assert described(raw, changed) == described(raw, expected)
+        changed = parse_changed("s", Content.of(raw), snapshot_of(old_raw))
+        assert changed.raw == raw
+        assert described(raw, changed.index) == described(raw, expected)
 
 
 @pytest.mark.promise("WRITE7")
@@ -157,7 +167,7 @@ def test_composing_keeps_untouched_bytes_and_knows_where_everything_is(
 ) -> None:
     """Places that are not named keep their bytes; the new index and digest are those of the new bytes."""
     raw = layout(sessions)
-    old = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
+    old = snapshot_of(raw)
     count = len(old.index)
     changes = data.draw(
         st.dictionaries(st.integers(0, max(0, count - 1)), st.one_of(st.none(), entries), max_size=3)
@@ -282,7 +292,7 @@ def test_a_chain_of_changes_gives_the_bytes_that_writing_all_would_give(
 def follow_chain(sessions: dict[str, Any], steps: list[tuple[int, dict[str, Any] | None, bool]]) -> None:
     """Make the changes one after the other and compare each version with one written from scratch."""
     raw = canonical(sessions)
-    snapshot = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
+    snapshot = snapshot_of(raw)
     expected = {key: encode_entry(entry) for key, entry in sessions.items()}
     for number, (place, entry, append) in enumerate(steps):
         old_keys = snapshot.index.table.keys
@@ -321,7 +331,7 @@ def test_the_digest_of_a_large_file_follows_every_kind_of_change(data: Any) -> N
     """Also over many segments, a digest brought up to date is the digest of the new bytes."""
     sessions = {f"s{number}": {"n": number, "pad": chr(97 + number) * 40_000} for number in range(12)}
     raw = canonical(sessions)
-    snapshot = Snapshot("s", Content.of(raw), parse("s", raw), ContentDigest.of(Content.of(raw)))
+    snapshot = snapshot_of(raw)
     for number in range(data.draw(st.integers(1, 4), label="changes")):
         count = len(snapshot.index)
         first = data.draw(st.integers(0, count - 1), label="first")
