@@ -32,7 +32,8 @@ Every interleaving that matters, on a simulated machine::
 `Program(machine=MachineParameters(…))`; killed processes `Program(kills=1)`; faults at given calls
 `explore(faults=(Fault(process=0, call=7, kind="errno", error="EIO"),))`; planted bugs
 `explore(transform=lambda module_name, source: …)`. Strategies: `PreemptionBounded(n)`, `Dpor()` for small programs,
-`RandomSchedules(executions=n, seed=s)`, `Replay(choices)`.
+`RandomSchedules(executions=n, seed=s)`, `Replay(choices)`. `storecheck.drawing` draws programs with Hypothesis and
+fails with lanes; `storecheck.counterexample` writes and replays failures; `storecheck.adapters` has foreign writers.
 """
 
 from storecheck.explore import Check, Exploration, Failure, Finding, explore

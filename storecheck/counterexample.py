@@ -127,6 +127,7 @@ def from_failure(
     check: str | None = None,
     transform: str | None = None,
     transform_argument: str | None = None,
+    planted: Transform | None = None,
 ) -> Counterexample:
     """Run the failure once more, with the recorder on, and make a document of it.
 
@@ -137,6 +138,7 @@ def from_failure(
         check: import path of the check that failed, if it has one.
         transform: import path of the planted bug's transform, if there is one.
         transform_argument: see `Counterexample`.
+        planted: the transform itself, if it has no import path: the document then replays only where it is given.
     """
     bare = Counterexample(
         title=title,
@@ -151,7 +153,7 @@ def from_failure(
         transform=transform,
         transform_argument=transform_argument,
     )
-    replayed = replay(bare)
+    replayed = replay(bare, planted=planted)
     if not replayed.same:
         raise CounterexampleError(
             f"{title}: the failing run does not replay: the code under test depends on something that is not in the "
@@ -160,8 +162,13 @@ def from_failure(
     return replace(bare, trace=replayed.trace)
 
 
-def replay(counterexample: Counterexample, *, check: Check | None = None) -> Replayed:
+def replay(counterexample: Counterexample, *, check: Check | None = None, planted: Transform | None = None) -> Replayed:
     """Execute the recorded schedule once.
+
+    Args:
+        counterexample: what to execute.
+        check: judges the run, instead of the one the document names.
+        planted: the planted bug, instead of the one the document names.
 
     Raises:
         ReplayDiverged: the code under test took another way than the schedule was recorded with.
@@ -169,7 +176,7 @@ def replay(counterexample: Counterexample, *, check: Check | None = None) -> Rep
     """
     if check is None and counterexample.check is not None:
         check = cast("Check", _imported(counterexample.check))
-    runner = Runner(counterexample.program, transform=_transform_of(counterexample))
+    runner = Runner(counterexample.program, transform=planted or _transform_of(counterexample))
     recorder = TraceRecorder(counterexample.program.files)
     chooser = Replay(counterexample.choices).search(counterexample.program).next_chooser()
     assert chooser is not None

@@ -114,6 +114,7 @@ def explore(
     max_executions: int = MAX_EXECUTIONS_DEFAULT,
     max_steps: int = MAX_STEPS_DEFAULT,
     minimise: bool = True,
+    shrink_program: bool = True,
 ) -> Exploration:
     """Run schedules of `program` until one fails or the strategy is through.
 
@@ -127,6 +128,7 @@ def explore(
         max_executions: runs after which the search is cut.
         max_steps: steps after which one run is cut.
         minimise: make a failure small before returning it.
+        shrink_program: minimise the program too, not only the schedule (Hypothesis shrinks what it has drawn itself).
 
     Raises:
         NoEvidence: the code under test needs something that is not simulated.
@@ -136,7 +138,12 @@ def explore(
     found = search.first_failure(strategy, max_executions)
     failure = found
     if found is not None and minimise:
-        failure = _minimise(found, check=check, transform=transform, max_steps=max_steps)
+        if not isinstance(strategy, PreemptionBounded):
+            # Bounded search comes upon the fewest preemptions by itself; what others found is searched for again.
+            again = _fewest_preemptions(program, found, check=check, transform=transform, max_steps=max_steps)
+            failure = again or found
+        if shrink_program and failure is not None:
+            failure = _shrink(failure, check=check, transform=transform, max_steps=max_steps)
     return Exploration(
         verdict=search.verdict(),
         failure=failure,
@@ -218,15 +225,12 @@ class _Searching:
 # Minimising
 
 
-def _minimise(failure: Failure, *, check: Check | None, transform: Transform | None, max_steps: int) -> Failure:
+def _shrink(failure: Failure, *, check: Check | None, transform: Transform | None, max_steps: int) -> Failure:
     """Fewest processes, then operations, then preemptions, then the earliest.
 
     Each smaller program is searched with few preemptions and a fixed budget; one that does not fail in it is kept out.
     """
-    best = (
-        _fewest_preemptions(failure.program, failure, check=check, transform=transform, max_steps=max_steps) or failure
-    )
-    shrinking = True
+    best, shrinking = failure, True
     while shrinking:
         shrinking = False
         for smaller in _smaller_programs(best.program):
@@ -240,9 +244,10 @@ def _minimise(failure: Failure, *, check: Check | None, transform: Transform | N
 def _fewest_preemptions(
     program: Program, like: Failure, *, check: Check | None, transform: Transform | None, max_steps: int
 ) -> Failure | None:
-    faults = tuple(fault for fault in like.faults if fault.process < len(program.processes))
-    if faults != like.faults:
+    """The first failure of bounded search: the fewest preemptions, the earliest of those; None within the budget."""
+    if any(fault.process >= len(program.processes) for fault in like.faults):
         return None
+    faults = like.faults
     search = _Searching(program, check=check, faults=faults, policy=None, transform=transform, max_steps=max_steps)
     found = search.first_failure(PreemptionBounded(PREEMPTIONS_TRIED), MINIMISE_EXECUTIONS)
     return found if found is not None and found.finding.kind == like.finding.kind else None

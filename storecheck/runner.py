@@ -205,7 +205,7 @@ class Runner:
         run = _Run()
         self.runs += 1
         if self.runs % RUNS_PER_COLLECTION == 0:
-            self._collect_garbage(generation=1)
+            self._collect_garbage()
         self._start_processes(executor, run, recorder)
         self._execute(executor)
         if executor.refused:
@@ -276,17 +276,18 @@ class Runner:
         try:
             yield
         finally:
-            self._collect_garbage(generation=2)
+            self._collect_garbage()
             if collects:
                 gc.enable()
 
-    def _collect_garbage(self, *, generation: int) -> None:
+    def _collect_garbage(self) -> None:
         hook = sys.unraisablehook
         sys.unraisablehook = _quiet_about_killed
         try:
             for image in self._images:
                 image.context.end()
-            gc.collect(generation)
+            # The young only: what a run leaves behind was made in it.
+            gc.collect(1)
         finally:
             sys.unraisablehook = hook
             for image in self._images:

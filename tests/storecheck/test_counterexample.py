@@ -130,3 +130,16 @@ def test_the_command_line_searches_and_writes_a_counterexample(tmp_path: Path) -
     fine = CliRunner().invoke(main, command)
     assert fine.exit_code == 0, fine.output
     assert "exhausted within 1 preemption" in fine.output
+
+
+COMMITTED = sorted((Path(__file__).parent / "counterexamples").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=[path.stem for path in COMMITTED])
+def test_committed_counterexamples_still_replay_twenty_of_twenty(path: Path) -> None:
+    """A document written by an earlier version is a regression test: same history, files and finding, every time."""
+    document = load(path)
+    for _ in range(20):
+        replayed = replay(document)
+        assert replayed.same
+        assert replayed.finding == document.finding
