@@ -243,25 +243,34 @@ def table_lines(verdict: Verdict) -> Iterator[tuple[PromiseOutcome | None, str]]
 
 
 def failure_lines(verdict: Verdict) -> Iterator[str]:
-    """Each failing promise with its minimal example and the command that replays it. Plain text."""
+    """Each failing promise with its minimal examples and the commands that replay them. Plain text.
+
+    A test that checks several promises fails all of them; its example is shown with the first.
+    """
+    shown_with: dict[str, str] = {}
     for promise in verdict.promises:
         if promise.outcome != "FAILED":
             continue
         yield f"{promise.id} FAILED: {promise.text}"
         for mutant in promise.mutants_survived:
             yield f"  Planted bug {mutant} survived: no test noticed it."
-        yield from _examples(promise.failures)
+        for failure in promise.failures:
+            if failure.nodeid in shown_with:
+                yield f"  {failure.nodeid}: see {shown_with[failure.nodeid]}"
+            else:
+                shown_with[failure.nodeid] = promise.id
+                yield from _example_lines(failure)
     if verdict.other_failures:
         yield "Failures of tests that name no promise:"
-        yield from _examples(verdict.other_failures)
+        for failure in verdict.other_failures:
+            yield from _example_lines(failure)
 
 
-def _examples(failures: Iterable[Failure]) -> Iterator[str]:
-    for failure in failures:
-        yield f"  {failure.nodeid}"
-        for line in failure.example.splitlines():
-            yield f"    {line}".rstrip()
-        yield f"  replay: {failure.replay}"
+def _example_lines(failure: Failure) -> Iterator[str]:
+    yield f"  {failure.nodeid}"
+    for line in failure.example.splitlines():
+        yield f"    {line}".rstrip()
+    yield f"  replay: {failure.replay}"
 
 
 def minimal_example(failure_text: str) -> str:

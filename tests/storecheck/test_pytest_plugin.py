@@ -314,6 +314,34 @@ def test_an_error_in_a_fixture_fails_the_promise(run: Run, pytester: pytest.Pyte
     assert outcomes(pytester) == {"SNAP1": "FAILED", "WRITE6": "FAILED", "LOCK3": "not verified"}
 
 
+def test_a_test_of_several_promises_shows_its_example_once(run: Run, pytester: pytest.Pytester) -> None:
+    """One failure of a test that names three promises fails all three, and is explained with the first."""
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.promise("SNAP1", "WRITE6", "LOCK3")
+        def test_all():
+            assert False, "the reason"
+        """
+    )
+
+    assert set(outcomes(pytester).values()) == {"FAILED"}
+    result.stdout.re_match_lines(
+        [
+            r"SNAP1 FAILED: .*",
+            r"  test_it\.py::test_all",
+            r"    AssertionError: the reason",
+            r"  replay: .*",
+            r"WRITE6 FAILED: .*",
+            r"  test_it\.py::test_all: see SNAP1",
+            r"LOCK3 FAILED: .*",
+            r"  test_it\.py::test_all: see SNAP1",
+        ]
+    )
+    assert sum(line.startswith("  replay:") for line in result.outlines) == 1
+
+
 MUTANTS = """
     import pytest
 
