@@ -480,6 +480,12 @@ class Snapshot(Mapping[str, dict[str, Any]]):
         """An entry as spelled in the file."""
         return self.bytes_between(*self._index.span(ordinal))
 
+    def has_same_entries(self, other: Snapshot) -> bool:
+        """Whether `other` has the same keys and entries in the same order, whatever is between them."""
+        return self._index.table.keys == other.index.table.keys and all(
+            self.entry_bytes(ordinal) == other.entry_bytes(ordinal) for ordinal in range(len(self._index))
+        )
+
     def winner(self, ordinals: tuple[int, ...]) -> int:
         """Of the entries of one session, the one that counts."""
         if len(ordinals) == 1:

@@ -601,12 +601,9 @@ class Edit:
         if not removed:
             return new
         maintained = compose(new, parts_of(new, removed))
-        # It may have undone just what the edit did.
-        return (
-            current
-            if current.content is not None and self._require(maintained.content).is_same(current.content)
-            else maintained
-        )
+        creates = current.content is None and self._replacement is not None
+        # It may have undone just what the edit did: then nothing is written, whatever the layout of the file.
+        return current if not creates and maintained.has_same_entries(current) else maintained
 
     def _bytes_to_back_up(self) -> int | None:
         """Size of the file that is to be replaced, if it is so large that maintenance backs it up."""
