@@ -145,6 +145,18 @@ class ContentMachine(StoreMachine):
     def save(self, sessions: dict[str, Entry]) -> None:
         self.check.save(sessions, self.target(alias=self.alias))
 
+    @rule(
+        field=st.sampled_from(("n", "m")),
+        value=st.sampled_from((1, 1.0, True, 0, 0.0, -0.0, False, [1], [True], "1")),
+        by_save=st.booleans(),
+    )
+    def equal_in_python_only(self, field: str, value: object, by_save: bool) -> None:
+        """1, 1.0 and True are three values to the file, and two orders of members are two entries."""
+        if by_save:
+            self.check.save({"agent:main:main": {field: value}}, self.target(alias=self.alias))
+        else:
+            self.check.update(SetField("agent:main:main", field, value), self.target(alias=self.alias))
+
     @rule(number=pick, key=keys, entry=entries, again=st.booleans())
     def save_what_was_loaded(self, number: int, key: str, entry: Entry, again: bool) -> None:
         """A caller that loads, edits its copy and saves it all; or saves it as it was."""

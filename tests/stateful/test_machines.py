@@ -44,3 +44,10 @@ def test_bases_save_work_and_change_nothing_else(number: int, evidence: Any) -> 
 def test_corrupt_files_are_refused_and_left_alone(number: int, evidence: Any) -> None:
     """Every operation on a corrupt file raises and leaves its bytes; a mended file works again."""
     machines.run(machines.CorruptionMachine, number=number, evidence=evidence)
+
+
+@pytest.mark.promise("MAINT1", "MAINT2", "WRITE6")
+@pytest.mark.parametrize("number", REPETITIONS)
+def test_maintenance_removes_and_copies_what_the_specification_says(number: int, evidence: Any) -> None:
+    """Exactly the sessions that are due leave, exactly the backups that are due are there, `warn` only logs."""
+    machines.run(machines.MaintenanceMachine, number=number, evidence=evidence)
