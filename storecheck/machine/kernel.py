@@ -149,8 +149,9 @@ class Machine(Namespace):
         exclusive: bool,
     ) -> Inode | None:
         if creates and text.endswith("/"):
-            directory = self.locate(process, text.rstrip("/") or "/", shown=path, at=at)[2]  # type: ignore[arg-type]
-            fail(errno.EISDIR if directory is None or directory.kind == DIRECTORY else errno.ENOTDIR, path)
+            # Whatever is there: only the way to it is looked at.
+            self.locate(process, text.rstrip("/") or "/", shown=path, at=at, follow=False)  # type: ignore[arg-type]
+            fail(errno.EISDIR, path)
         nofollow = flags & os.O_NOFOLLOW != 0
         inode = self.locate(process, text, shown=path, at=at, follow=not (nofollow or exclusive))[2]  # type: ignore[arg-type]
         if inode is None:

@@ -199,7 +199,7 @@ class Namespace(Disk):
         if not pointing:
             fail(errno.ENOENT, target, path)
         text = self.text_of(path)
-        directory, name, inode = self.locate(process, text.rstrip("/"), shown=path, at=at, follow=False)  # type: ignore[arg-type]
+        directory, name, inode = self.locate(process, text.rstrip("/") or text, shown=path, at=at, follow=False)  # type: ignore[arg-type]
         if inode is not None:
             fail(errno.EEXIST, target, path)
         if text.endswith("/"):
@@ -222,7 +222,7 @@ class Namespace(Disk):
         if inode is None:
             fail(errno.ENOENT, source, path)
         target = self.text_of(path)
-        directory, name, present = self.locate(process, target, shown=path, at=at, follow=False)  # type: ignore[arg-type]
+        directory, name, present = self.locate(process, target.rstrip("/") or target, shown=path, at=at, follow=False)  # type: ignore[arg-type]
         if present is not None:
             fail(errno.EEXIST, source, path)
         if target.endswith("/"):
@@ -245,11 +245,13 @@ class Namespace(Disk):
     def unlink(self, process: Process, path: object, *, at: Inode | None = None) -> None:
         """unlink(2)."""
         text = self.text_of(path)
-        directory, name, inode = self.locate(process, text, shown=path, at=at, follow=False)  # type: ignore[arg-type]
+        directory, name, inode = self.locate(process, text.rstrip("/") or text, shown=path, at=at, follow=False)  # type: ignore[arg-type]
         if name in (".", ".."):
             fail(errno.EISDIR, path)
         if inode is None:
             fail(errno.ENOENT, path)
+        if text.endswith("/"):
+            fail(errno.EISDIR if inode.kind == DIRECTORY else errno.ENOTDIR, path)
         self._check_may_remove(process, directory, inode, path)
         if inode.kind == DIRECTORY:
             fail(errno.EISDIR, path)

@@ -8,8 +8,8 @@ that nobody schedules; after the process has ended, nowhere: calls then only unw
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, cast
 
 from storecheck.machine import Machine, Process
 from storecheck.schedule.executor import NEVER_NS, Executor, Member, ProcessKilled, Task, Wait
@@ -157,6 +157,9 @@ def _faulted(fault: Fault, name: str, arguments: tuple[object, ...]) -> tuple[ob
         content = arguments[1]
         assert isinstance(content, bytes | bytearray | memoryview)
         return (arguments[0], bytes(content)[: fault.taken_bytes], *arguments[2:])
+    if fault.kind == "short" and name == "writev":
+        buffers = cast("Iterable[bytes | bytearray | memoryview]", arguments[1])
+        return (arguments[0], [b"".join(map(bytes, buffers))[: fault.taken_bytes]])
     return arguments
 
 

@@ -49,10 +49,10 @@ FLAGS = st.builds(
     lambda flags: not (flags & os.O_CREAT and flags & os.O_DIRECTORY)
 )
 MODES = st.sampled_from([0o600, 0o644, 0o666, 0o400, 0o755, 0o4755])
-Outcome = tuple[str, object]
+Outcome = tuple[str, Any]
 
 
-def outcome_of(call: Callable[[], object]) -> Outcome:
+def outcome_of(call: Callable[[], Any]) -> Outcome:
     """What a call did: its result, or the name of its errno."""
     try:
         return "returned", call()
@@ -74,6 +74,8 @@ class Conformance(RuleBasedStateMachine):
         umask = os.umask(0)
         os.umask(umask)
         self.machine = Machine(MachineParameters(uid=os.getuid(), gid=os.getgid(), umask=umask))
+        # The real root's parent belongs to this user, too.
+        self.machine.root.uid = os.getuid()
         self.image = IMAGE
         self.image.context.machine = self.machine
         self.image.context.process = self.machine.new_process()
@@ -308,6 +310,15 @@ def masked(outcome: Outcome) -> Outcome:
     return kind, value
 
 
+def entry_of(module: Any, where: str, path: str, status: os.stat_result, first_names: dict[int, str]) -> object:
+    """What is compared of one entry."""
+    if stat.S_ISLNK(status.st_mode):
+        return status.st_mode, module.readlink(where)
+    if stat.S_ISDIR(status.st_mode):
+        return status.st_mode, None
+    return status.st_mode, status.st_size, status.st_nlink, first_names.setdefault(status.st_ino, path)
+
+
 def tree(module: Any, root: str) -> dict[str, object]:
     """What is below a directory, with inode numbers replaced by the first name that has them."""
     found: dict[str, object] = {}
@@ -315,18 +326,19 @@ def tree(module: Any, root: str) -> dict[str, object]:
     pending = [""]
     while pending:
         prefix = pending.pop()
-        for name in sorted(module.listdir(f"{root}/{prefix}")):
+        kind, names = outcome_of(lambda prefix=prefix: module.listdir(f"{root}/{prefix}"))  # type: ignore[misc]
+        if kind != "returned":
+            # Without permission for its own directories a process sees as little on both sides.
+            found[prefix] = names
+            continue
+        for name in sorted(names):
             path = f"{prefix}{name}"
-            status = module.lstat(f"{root}/{path}")
-            kind = stat.S_IFMT(status.st_mode)
-            detail: object = None
-            if kind == stat.S_IFDIR:
+            kind, status = outcome_of(lambda path=path: module.lstat(f"{root}/{path}"))  # type: ignore[misc]
+            found[path] = (
+                status if kind != "returned" else entry_of(module, f"{root}/{path}", path, status, first_names)
+            )
+            if kind == "returned" and stat.S_ISDIR(status.st_mode):
                 pending.append(f"{path}/")
-            elif kind == stat.S_IFLNK:
-                detail = module.readlink(f"{root}/{path}")
-            else:
-                detail = (status.st_size, status.st_nlink, first_names.setdefault(status.st_ino, path))
-            found[path] = (status.st_mode, detail)
     return found
 
 
