@@ -373,6 +373,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         tree={FILE: store_file(sessions=3, size_bytes=300)},
     ),
     Scenario(
+        name="large enough to be written in several pieces",
+        processes=(_steps(Step(kind="update with base", sessions=2, size_bytes=90_000)),),
+        tree={FILE: store_file(sessions=5, size_bytes=60_000)},
+    ),
+    Scenario(
         name="shrinking",
         processes=(_steps(Step(kind="remove", sessions=1), Step(kind="save", sessions=1), "no change"),),
         tree={FILE: store_file(sessions=4, size_bytes=6_000, mode=0o640)},

@@ -7,7 +7,7 @@ of this: the kernel keeps the page cache of a killed process.
 """
 
 from .changes import Change, SyncFailed
-from .models import ALICE, EXT4_NOAUTO, EXT4_ORDERED, MODELS, POSIX_STRICT, PersistenceModel
+from .models import ALICE, EXT4_NOAUTO, EXT4_NOLOCK, EXT4_ORDERED, MODELS, POSIX_STRICT, PersistenceModel
 from .oracle import Oracle, Violation, Window
 from .recording import SerialProcess, record
 from .states import CrashState, Recording, TooManyStatesError, crash_states
@@ -16,6 +16,7 @@ from .trees import Disk, Entry, Tree, machine_with
 __all__ = [
     "ALICE",
     "EXT4_NOAUTO",
+    "EXT4_NOLOCK",
     "EXT4_ORDERED",
     "MODELS",
     "POSIX_STRICT",

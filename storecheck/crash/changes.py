@@ -211,6 +211,8 @@ class Order:
         needs = 0
         if self.model.content_before_replace and event.replaced is not None:
             needs = self._content_of.get(event.serial, 0)
+        elif self.model.size_before_replace and event.replaced is not None:
+            needs = _bit(self._last_size.get(event.serial))
         text = f"rename of {event.source_name!r} to {event.name!r}"
         if self.model.atomic_rename:
             self._name(text, arrives, leaves, needs=needs)

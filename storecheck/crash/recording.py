@@ -7,15 +7,16 @@ processes are recorded from a scheduled run (`runner.Runner.run(trace=True)`).
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from types import ModuleType
 from typing import Final, TypeVar
 
 from storecheck.machine import Machine, Process
-from storecheck.schedule.executor import NEVER_NS, Executor, Wait
+from storecheck.schedule.executor import NEVER_NS, Executor, Task, Wait
 from storecheck.schedule.strategies import PrefixChooser
 from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage, Recorder
-from storecheck.syscalls.context import Enter
+from storecheck.syscalls.context import MAIN_IDENT, Enter
 
 from .states import Recording
 from .trees import Disk
@@ -77,19 +78,25 @@ class SerialProcess:
         """
         executor = _SerialExecutor(machine, PrefixChooser(b""))
         member = executor.add_process(f"P{len(machine.processes) + 1}", self.image.activate)
+        executor.current = Task(index=0, member=member, name=member.name, ident=MAIN_IDENT, body=_nothing)
         context = self.image.context
         self.image.begin(executor, member, recorder)
         if enter is None:
             enter = _go_ahead
         context.enter = context.enter_unnoticed = enter
         try:
-            result = body(member.process)
+            # In an empty context: context variables are state of a process, too.
+            result = contextvars.Context().run(body, member.process)
         finally:
             self.image.finish()
             machine.end_process(member.process)
         if executor.refused:
             raise NotSimulated(executor.refused[0])
         return result
+
+
+def _nothing() -> None:
+    """The body of the only thread is called directly."""
 
 
 def _go_ahead(_name: str, _arguments: tuple[object, ...] = ()) -> object:

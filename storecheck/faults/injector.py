@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from storecheck.crash.changes import SyncFailed
 from storecheck.machine import Machine
@@ -152,9 +153,7 @@ class Injector:
         if kind == "handler raises":
             return self._fail_with(name, HandlerRaisedError(f"signal during {name}()"))
         if kind == "short":
-            content = arguments[1]
-            assert isinstance(content, bytes | bytearray | memoryview)
-            return Fault(process=0, call=0, kind="short", taken_bytes=max(1, len(content) // 2))
+            return Fault(process=0, call=0, kind="short", taken_bytes=max(1, _size(arguments[1]) // 2))
         number: int = getattr(errno_names, self.failure.error)
         first = arguments[0] if arguments and isinstance(arguments[0], str) else None
         error = OSError(number, os.strerror(number)) if first is None else OSError(number, os.strerror(number), first)
@@ -203,3 +202,9 @@ class Injector:
 
 
 UNLOCK: Final = 8
+
+
+def _size(written: Any) -> int:
+    """Bytes in what a write call was given: a buffer, or several."""
+    buffers: Iterable[bytes] = written if isinstance(written, list | tuple) else [written]
+    return sum(memoryview(buffer).nbytes for buffer in buffers)

@@ -10,8 +10,8 @@ from sessionstore import Draft, SessionStore
 class Writer:
     """Each writer has a session of its own; all are in one file."""
 
-    def __init__(self, root: str, *, size_bytes: int = 0) -> None:
-        self._store = SessionStore(os.path.join(root, "sessions.json"))
+    def __init__(self, root: str, *, directory: str = "", size_bytes: int = 0) -> None:
+        self._store = SessionStore(os.path.join(root, directory, "sessions.json"))
         self._text = "x" * size_bytes
 
     def add(self, key: str) -> int:

@@ -171,18 +171,22 @@ def test_every_crash_state_of_a_drawn_history_recovers(scenario: Scenario, evide
 
 # Several writers
 
-WRITERS = Program(
-    adapter="tests.crash.adapter:Writer",
-    parameters={"size_bytes": 5_000},
-    processes=(
-        process(Operation("add", {"key": "a"}), Operation("add", {"key": "a"})),
-        process(Operation("add", {"key": "b"})),
-    ),
-    files={FILE: store_bytes(sessions=1)},
-)
+
+def writers(directory: str, *, kills: int = 0) -> Program:
+    """Two processes that count in one file, which is there before unless its directory is not."""
+    return Program(
+        adapter="tests.crash.adapter:Writer",
+        parameters={"directory": directory, "size_bytes": 5_000},
+        processes=(
+            process(Operation("add", {"key": "a"}), Operation("add", {"key": "a"})),
+            process(Operation("add", {"key": "b"})),
+        ),
+        files={} if directory else {FILE: store_bytes(sessions=1)},
+        kills=kills,
+    )
 
 
-MAX_SCHEDULES = 40
+MAX_SCHEDULES = 60
 
 
 def counts_in(content: bytes | None) -> dict[str, int]:
@@ -198,26 +202,32 @@ def sum_of_all_adds_is_kept(recording: Recording, versions: list[bytes | None]) 
 
 @pytest.mark.promise("WRITE3")
 @pytest.mark.promise("WRITE1")
+@pytest.mark.parametrize("directory", [""], ids=["existing file"])
+@pytest.mark.parametrize("kills", [0, 1], ids=["nobody killed", "one killed"])
 @pytest.mark.parametrize(
     "strategy", [PreemptionBounded(1), RandomSchedules(executions=20)], ids=["1 preemption", "random"]
 )
 def test_crash_states_of_concurrent_writers_recover(
-    strategy: PreemptionBounded | RandomSchedules, evidence: Evidence
+    strategy: PreemptionBounded | RandomSchedules, directory: str, kills: int, evidence: Evidence
 ) -> None:
-    """WRITE3: with several writers under any schedule, power loss keeps every acknowledged update."""
-    runner = Runner(WRITERS)
+    """WRITE3: with several writers under any schedule, one perhaps killed, power loss keeps what was acknowledged."""
+    program = writers(directory, kills=kills)
+    runner = Runner(program)
     disk = Disk.of(runner._new_machine())
-    search = strategy.search(WRITERS)
+    search = strategy.search(program)
     for _ in range(MAX_SCHEDULES):
         chooser = search.next_chooser()
         if chooser is None:
             break
         execution = runner.run(chooser, trace=True)
+        search.executed(execution.choices)
         assert execution.deadlock is None
         assert execution.trace is not None
         recording, versions = number_publications(Recording(disk=disk, events=tuple(execution.trace)), name=FILE)
         sum_of_all_adds_is_kept(recording, versions)
-        oracle = Oracle(path=f"store/{FILE}", versions=versions, marks=recording.marks())
+        oracle = Oracle(
+            path="/".join(filter(None, ("store", directory, FILE))), versions=versions, marks=recording.marks()
+        )
         report = check(recording, oracle, cuts=1)
         evidence.add(schedules=1)
         count(evidence, report)

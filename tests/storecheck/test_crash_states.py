@@ -7,6 +7,7 @@ import pytest
 from storecheck.crash import (
     ALICE,
     EXT4_NOAUTO,
+    EXT4_NOLOCK,
     EXT4_ORDERED,
     MODELS,
     POSIX_STRICT,
@@ -80,6 +81,15 @@ def test_missing_fsync_over_an_existing_file_passes_on_default_ext4() -> None:
     recording, oracle = record_saver("no fsync")
     assert count_states(recording, EXT4_ORDERED, cuts=None, judge=oracle.judge).violations == ()
     assert "corrupt: empty" in count_states(recording, EXT4_NOAUTO, cuts=1, judge=oracle.judge).violations
+
+
+def test_the_default_mount_of_ext4_may_show_zeros_and_nothing_that_alice_does_not() -> None:
+    """With unwritten extents a rename waits for the size only: full of zeros, never empty; ALICE allows all of it."""
+    recording, oracle = record_saver("no fsync")
+    nolock = {frozenset(state.tree.items()) for state in crash_states(recording, EXT4_NOLOCK, cuts=None)}
+    alice = {frozenset(state.tree.items()) for state in crash_states(recording, ALICE, cuts=None)}
+    assert nolock < alice
+    assert count_states(recording, EXT4_NOLOCK, cuts=None, judge=oracle.judge).violations == ("corrupt: zeros",)
 
 
 def test_missing_fsync_of_a_first_save_fails_on_default_ext4() -> None:

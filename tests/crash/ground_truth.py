@@ -1,0 +1,248 @@
+"""What real systems did, beside what the models allow: the evidence that the models are not too strong.
+
+`PROBES` pull the plug on a real ext4 and compare what is left with the legal states of the same program in the
+simulated machine. A single outcome per probe: that an outcome is in the model's set supports the model, that a state of
+the model was not met proves nothing. `python -m tests.crash.ground_truth` writes the table into docs/crash-states.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.crashes import store_bytes, store_process
+from storecheck.crash import (
+    EXT4_NOAUTO,
+    EXT4_NOLOCK,
+    EXT4_ORDERED,
+    PersistenceModel,
+    Recording,
+    Tree,
+    crash_states,
+    record,
+)
+from storecheck.crash.calibration import content_of, saver_process
+from storecheck.machine import MOUNT, Machine, Process
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE_BYTES = 16 * 1024 * 1024
+PROBE_TIMEOUT_S = 60
+COMMIT_DELAY_S = 1.75
+"""The journal is committed every second (`commit=1`): after this delay names are durable, delayed allocation is not."""
+
+MOUNT_OPTIONS = {
+    EXT4_ORDERED.name: ",dioread_lock",
+    EXT4_NOAUTO.name: ",noauto_da_alloc,dioread_lock",
+    EXT4_NOLOCK.name: "",
+}
+"""By model. `dioread_lock` was the default before Linux 5.6, and is what the documentation of ext4 describes."""
+
+Outcome = tuple[bytes | None, tuple[bytes, ...]]
+"""Content of the store file, and of all other files: temporary names are random."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One program on one kind of ext4.
+
+    Attributes:
+        program: a key of `savers.SAVERS`, or "store" for `SessionStore.save`.
+        first: whether there is no file before.
+        model: how ext4 is mounted, as the model that describes it.
+        delay_s: how long after the program's end the plug is pulled.
+    """
+
+    program: str
+    first: bool
+    model: PersistenceModel
+    delay_s: float = 0.0
+
+    @property
+    def options(self) -> str:
+        """Further mount options."""
+        return MOUNT_OPTIONS[self.model.name]
+
+    def __str__(self) -> str:
+        what = "first save" if self.first else "over an existing file"
+        return f"{self.program}, {what}, {self.model.name}, {self.delay_s} s"
+
+
+def _probes() -> tuple[Probe, ...]:
+    quick = [
+        Probe(program=program, first=first, model=model)
+        for program in ("store", "correct", "no fsync", "no directory fsync", "no sync at all")
+        for first in (True, False)
+        for model in (EXT4_ORDERED, EXT4_NOAUTO, EXT4_NOLOCK)
+    ]
+    slow = [
+        Probe(program=program, first=first, model=model, delay_s=COMMIT_DELAY_S)
+        for program in ("no fsync", "no sync at all", "no directory fsync")
+        for first, model in ((False, EXT4_ORDERED), (False, EXT4_NOAUTO), (False, EXT4_NOLOCK), (True, EXT4_NOLOCK))
+    ]
+    return (*quick, *slow)
+
+
+PROBES = _probes()
+
+
+def contents(probe: Probe) -> tuple[bytes | None, bytes]:
+    """The file before and what is to be saved."""
+    if probe.program == "store":
+        before, after = (store_bytes(sessions=3, size_bytes=4_000, generation=number) for number in range(2))
+    else:
+        before, after = content_of(0), content_of(1)
+    return None if probe.first else before, after
+
+
+# In the model
+
+
+def recorded(probe: Probe) -> Recording:
+    """What the program of a probe does to the simulated disk."""
+    before, content = contents(probe)
+    machine = Machine(files={} if before is None else {"store": before})
+    path = f"{MOUNT}/store"
+    if probe.program == "store":
+        process = store_process()
+        package = process.modules["sessionstore"]
+
+        def act(_: Process) -> None:
+            package.SessionStore(path, package.Settings(maintenance_mode="off")).save(json.loads(content))
+    else:
+        process = saver_process()
+        saver = process.modules["storecheck.crash.savers"].SAVERS[probe.program]
+
+        def act(_: Process) -> None:
+            saver(path, content, lambda: None)
+
+    return record(machine, lambda: process.run(machine, act))
+
+
+def allowed(probe: Probe) -> set[Outcome]:
+    """Every outcome that the model allows once the program has ended."""
+    recording = recorded(probe)
+    end = len(recording.events)
+    return {_outcome_of_tree(state.tree) for state in crash_states(recording, probe.model, cuts=None, first_event=end)}
+
+
+def _outcome_of_tree(tree: Tree) -> Outcome:
+    others = sorted(entry.content for path, entry in tree.items() if path != "store" and entry.kind == "file")
+    store = tree.get("store")
+    return (None if store is None else store.content, tuple(others))
+
+
+# In reality
+
+
+@functools.cache
+def missing() -> str:
+    """Why no plug can be pulled here; empty if one can."""
+    if sys.platform != "linux":
+        return "ext4 needs Linux"
+    if os.geteuid() != 0:
+        return "mounting needs root"
+    for command in ("unshare", "mkfs.ext4", "mount", "umount", "cp"):
+        if shutil.which(command) is None:
+            return f"{command} is not installed"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            pull_the_plug(PROBES[0], Path(scratch))
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            reason = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+            return f"a loop-mounted ext4 is not possible here: {reason[-1] if reason else error}"
+    return ""
+
+
+def pull_the_plug(probe: Probe, scratch: Path) -> Outcome:
+    """Run a probe on a real ext4 and say what was left.
+
+    Raises:
+        subprocess.CalledProcessError: mounting is not permitted, or the program failed.
+    """
+    before, content = contents(probe)
+    request = {
+        "program": probe.program,
+        "before": None if before is None else base64.b64encode(before).decode(),
+        "content": base64.b64encode(content).decode(),
+        "options": probe.options,
+        "delay_s": probe.delay_s,
+        "image_bytes": IMAGE_BYTES,
+        "scratch": str(scratch),
+    }
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-m", "tests.crash.ext4_probe"],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        timeout=PROBE_TIMEOUT_S,
+    )
+    found = {path: base64.b64decode(text) for path, text in json.loads(done.stdout).items()}
+    store = found.pop("store", None)
+    return (store, tuple(sorted(found.values())))
+
+
+# For people
+
+BEGIN, END = "<!-- ground truth -->\n", "<!-- /ground truth -->\n"
+
+
+def shown(outcome: Outcome, probe: Probe) -> str:
+    """An outcome in a few words."""
+    before, after = contents(probe)
+    content, others = outcome
+    if content is None:
+        words = "no file"
+    elif content == after:
+        words = "new, whole"
+    elif content == before:
+        words = "old, whole"
+    else:
+        words = f"**{len(content)} bytes**"
+    temporary = [other for other in others if other]
+    return f"{words}, temporary file present" if temporary else words
+
+
+def table(rows: Sequence[tuple[Probe, Outcome, set[Outcome]]]) -> str:
+    """Outcomes beside what is allowed, as Markdown."""
+    lines = [
+        "| program | before | ext4 | plug pulled after | found | allowed by the model |",
+        "|---|---|---|---|---|---|",
+    ]
+    for probe, outcome, legal in rows:
+        words = sorted({shown(each, probe) for each in legal})
+        agrees = "" if outcome in legal else " **DISAGREES**"
+        lines.append(
+            f"| {probe.program} | {'no file' if probe.first else 'a file'} | {probe.model.name} | {probe.delay_s} s "
+            f"| {shown(outcome, probe)}{agrees} | {'; '.join(words)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run all probes and write the table into the documentation."""
+    reason = missing()
+    if reason:
+        sys.exit(f"no ground truth: {reason}")
+    rows = []
+    for probe in PROBES:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows.append((probe, pull_the_plug(probe, Path(scratch)), allowed(probe)))
+        sys.stderr.write(f"{probe}: {shown(rows[-1][1], probe)}\n")
+    page = ROOT / "docs" / "crash-states.md"
+    text = page.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    page.write_text(head + BEGIN + table(rows) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
