@@ -74,7 +74,8 @@ def back_up(path: str, raw: bytes, *, now_ms: int, mode: int) -> str:
     The caller holds the write lock. The file itself is not touched.
     """
     name = copy_aside(path, raw, suffix=f".bak.{now_ms}", mode=mode)
-    for old in backups(path)[KEPT_BACKUPS:]:
+    # Not the new one, whatever its name says: the clock may have been set back.
+    for old in [backup for backup in backups(path) if backup != name][KEPT_BACKUPS - 1 :]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(old)
     return name
