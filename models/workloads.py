@@ -102,7 +102,7 @@ class RemoveEntry:
 
 @dataclass(frozen=True, slots=True)
 class ReassignEntry:
-    """Assign a session's own value to it again: a write that may fold spellings, but changes no value."""
+    """Assign a copy of a session's own value to it: nothing to write, however its key is spelled in the file."""
 
     key: str
 
