@@ -190,7 +190,7 @@ def forks_beside_busy_threads(channel: Channel, path: str, forks: int) -> int:
     workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(2)]
     for worker in workers:
         worker.start()
-    could = sum(Fork(child).result() for _ in range(forks))
+    could: int = sum(Fork(child).result() for _ in range(forks))
     over.set()
     for worker in workers:
         worker.join(WAIT_S)

@@ -83,9 +83,28 @@ def test_an_edit_keeps_filelock_out(children: Crew, store_path: Path, lock_path:
         assert SessionStore(store_path, SETTINGS).load()["k"] == {"by": holder.pid}
 
 
-@pytest.mark.promise("LOCK1", "WRITE1")
+@pytest.mark.promise("LOCK1")
+@pytest.mark.parametrize("write", ["update", "edit"])
+def test_the_lock_is_held_while_a_mutator_works(store_path: Path, lock_path: str, write: str) -> None:
+    """LOCK1: from before the mutator sees the content until it is published, nobody else gets the lock."""
+    store = SessionStore(store_path, SETTINGS)
+
+    def mutator(draft: Draft) -> None:
+        draft["k"] = {}
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(lock_path).acquire(timeout=0)
+
+    if write == "update":
+        store.update(mutator)
+    else:
+        with store.edit() as draft:
+            mutator(draft)
+    assert list(store.load()) == ["k"]
+
+
+@pytest.mark.promise("LOCK1", "WRITE1", "SNAP1", "SNAP2")
 def test_a_waiting_update_starts_from_what_the_holder_wrote(children: Crew, store_path: Path, lock_path: str) -> None:
-    """LOCK1, WRITE1: an update that had to wait reads the file after its wait, with whatever base it was given."""
+    """LOCK1, WRITE1, SNAP1, SNAP2: an update that had to wait reads after its wait, whatever base it was given."""
     store = SessionStore(store_path, SETTINGS)
     base = store.save({"a": {"n": 1}})
     for kept in (None, base):

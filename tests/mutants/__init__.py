@@ -1,0 +1,1 @@
+"""Kill tests: does the suite notice the planted bugs of `models.mutants`?"""
