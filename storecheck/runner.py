@@ -170,6 +170,7 @@ class Runner:
             for image, process in zip(self._images, program.processes, strict=True)
         ]
         for image in self._images:
+            # Adapters were imported: what is there now is what every run begins with.
             image.seal()
         self._environment = {
             name.encode(): value.encode("utf-8", "surrogateescape") for name, value in program.environment.items()
@@ -259,9 +260,9 @@ class Runner:
         except NotSimulated as error:
             raise NoEvidence(str(error)) from error
         finally:
-            sys.unraisablehook = hook
             for image in self._images:
                 image.finish()
+            sys.unraisablehook = hook
             if collects:
                 gc.enable()
 
@@ -291,7 +292,7 @@ class Runner:
         finally:
             sys.unraisablehook = hook
             for image in self._images:
-                image.finish()
+                image.context.idle()
 
     def _process_body(
         self, client: _Client, image: ProcessImage, factory: Callable[..., Any], process: ProcessProgram

@@ -318,7 +318,7 @@ class ProcessImage:
     # Runs
 
     def seal(self) -> None:
-        """All that runs need is imported: from now on `begin` puts the globals back to what they are now."""
+        """All that runs need is imported: from now on `finish` puts the globals back to what they are now."""
         restored = [
             module
             for module in self._private
@@ -332,10 +332,8 @@ class ProcessImage:
 
     def begin(self, executor: Executor, member: Member, recorder: Recorder | None = None) -> None:
         """Become a fresh process of a run."""
-        if self._pristine is None or len(self.modules) != len(self._known):
-            self._seal_late_imports()
-        assert self._pristine is not None
-        self._pristine.restore()
+        if self._pristine is None:
+            self.seal()
         context = self.context
         if len(context.locals) != len(self._locals):
             context.locals[:] = self._locals
@@ -349,18 +347,18 @@ class ProcessImage:
         context.begin(executor, member, recorder)
         member.on_end = context.end
 
-    def _seal_late_imports(self) -> None:
-        """A run imported further modules. They stay, and their state from now on counts as pristine."""
-        if self._pristine is not None:
-            self._pristine.restore()
-        self.seal()
-
     def set_environment(self, variables: dict[bytes, bytes]) -> None:
         """Environment variables of the process that begins, beside the usual ones."""
         vars(self.modules["os"])["environ"]._data.update(variables)
 
     def finish(self) -> None:
-        """The run is over."""
+        """The run is over: put the globals back, while the finalizers of what they held can reach no machine."""
+        self.context.end()
+        if self._pristine is not None:
+            self._pristine.restore()
+            if len(self.modules) != len(self._known):
+                # The run imported further modules. They stay, and their state from now on counts as pristine.
+                self.seal()
         self.context.idle()
 
     def activate(self, leaving: Task, arriving: Task) -> None:

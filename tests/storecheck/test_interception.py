@@ -299,6 +299,17 @@ def test_kills_are_explored_at_every_call() -> None:
     assert len(killed_at) >= 10
 
 
+def test_finalizers_of_an_ended_process_reach_no_machine() -> None:
+    """What a process leaves in its globals is collected later: its finalizer writes into no run, this or the next."""
+
+    def check(execution: Execution) -> str | None:
+        return f"a finalizer wrote: {execution.files()}" if execution.files() else None
+
+    program = Program(adapter=f"{SUBJECTS}:Finalizer", processes=(process(Operation("leave")),) * 2)
+    result = explore(program, strategy=RandomSchedules(executions=30), check=check)
+    assert result.failure is None, result
+
+
 def test_an_interrupt_unwinds_the_process_it_hits() -> None:
     """KeyboardInterrupt at a call runs `finally` blocks, ends the operations, and leaves the lock free."""
 

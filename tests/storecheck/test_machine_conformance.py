@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
+import itertools
 import os
 import shutil
 import stat
@@ -354,3 +356,27 @@ def test_the_machine_does_what_a_real_one_does(where: str, tmp_path: Path) -> No
     with tempfile.TemporaryDirectory(dir=base) as directory:
         side = type("ConformanceHere", (Conformance,), {"base": Path(directory)})
         run_state_machine_as_test(side, settings=settings(stateful_step_count=40))
+
+
+FLOCK_STEPS = [
+    (descriptor, operation) for descriptor in range(2) for operation in (fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN)
+]
+
+
+def test_flock_of_two_descriptions_is_that_of_the_kernel(tmp_path: Path) -> None:
+    """Every four lock operations on two descriptions: conflicts, conversions, what a failed conversion loses."""
+    (tmp_path / "lock").touch()
+    for sequence in itertools.product(FLOCK_STEPS, repeat=4):
+        machine = Machine(MachineParameters(), {"lock": b""})
+        holder = machine.new_process()
+        ours = [machine.open(holder, f"{MOUNT}/lock", os.O_RDWR) for _ in range(2)]
+        theirs = [os.open(tmp_path / "lock", os.O_RDWR) for _ in range(2)]
+        try:
+            for descriptor, operation in sequence:
+                wanted = operation | fcntl.LOCK_NB
+                simulated = outcome_of(functools.partial(machine.flock, holder, ours[descriptor], wanted))
+                real = outcome_of(functools.partial(fcntl.flock, theirs[descriptor], wanted))
+                assert simulated == real, f"{sequence}: simulated {simulated}, real {real}"
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
