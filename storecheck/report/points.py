@@ -19,7 +19,8 @@ from storecheck.lanes import Line, TraceRecorder, with_operations
 from storecheck.machine.events import DiskEvent
 from storecheck.program import ROOT, Program
 from storecheck.runner import Execution, Runner
-from storecheck.schedule import Fault, FaultPlan, Strategy
+from storecheck.schedule import Fault, FaultPlan, Replay
+from storecheck.schedule.executor import Chooser
 from storecheck.syscalls import Context, Transform
 
 MAX_FRAMES: Final = 60
@@ -30,16 +31,19 @@ _PUBLISHES: Final = re.compile(r"publishes v(\d+) of (.+)|(.+) is gone \(v(\d+)\
 _OVERWRITES: Final = re.compile(r"OVERWRITES v(\d+) \((.+)\): built from v(\d+)")
 _HOLDS: Final = re.compile(r"(holds|frees) (.+)")
 _CALL: Final = re.compile(r"(\w+)\((.*)\)(.*)$", re.DOTALL)
+_FAILED: Final = re.compile(r" !\w+$")
 _TARGET: Final = re.compile(r"""<([^>]+)>|'([^']+)'""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A line of the code under test. `text` is the line as it ran, planted bugs included."""
+    """A line of the code under test. `text` is the line as it ran, planted bugs included; `frame` tells calls apart."""
 
     path: str
     line: int
     text: str
+    function: str
+    frame: int
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"
@@ -50,14 +54,14 @@ class Happening:
     """One line of the lanes, read.
 
     `verb` and `target` name the call; `number` counts calls of that verb on that target by that process, so that the
-    same call is found in another schedule.
+    same call is found in another schedule. `stack` are the lines of the code under test, outermost first.
     """
 
     line: Line
     verb: str
     target: str
     number: int
-    place: Place | None
+    stack: tuple[Place, ...]
     sees: int | None = None
     stale_against: int | None = None
     publishes: int | None = None
@@ -65,6 +69,16 @@ class Happening:
     overwrites: int | None = None
     takes: str = ""
     frees: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call raised."""
+        return bool(_FAILED.search(self.line.text))
+
+    @property
+    def place(self) -> str:
+        """The innermost line of the code under test, `path:line`, or empty."""
+        return str(self.stack[-1]) if self.stack else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +107,8 @@ class _Recorder:
     inner: TraceRecorder
     transform: Transform | None
     files: Mapping[str, bytes]
-    places: list[Place | None] = field(default_factory=list)
+    with_places: bool = True
+    places: list[tuple[Place, ...]] = field(default_factory=list)
     contents: dict[str, list[bytes | None]] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
 
@@ -108,7 +123,7 @@ class _Recorder:
         self.inner.call_ended(context=context, name=name, arguments=arguments, result=result, error=error)
         if len(self.inner.lines) == before:
             return
-        self.places.append(self._place(sys._getframe(1)))  # noqa: SLF001 - the documented way to the caller's frame
+        self.places.append(self._stack(sys._getframe(1)) if self.with_places else ())  # noqa: SLF001 - the documented way to the caller's frame
         for note in self.inner.lines[-1].notes:
             published = _PUBLISHES.fullmatch(note)
             if published is not None:
@@ -116,18 +131,20 @@ class _Recorder:
                 content = context.machine.files().get(f"{ROOT}/{path}")
                 self.contents.setdefault(path, [None]).append(content)
 
-    def _place(self, frame: FrameType | None) -> Place | None:
-        """The innermost frame that is neither the verifier's nor the standard library's."""
+    def _stack(self, frame: FrameType | None) -> tuple[Place, ...]:
+        """The frames that are neither the verifier's nor the standard library's, outermost first."""
+        found: list[Place] = []
         for _ in range(MAX_FRAMES):
             if frame is None:
-                return None
-            module, path = str(frame.f_globals.get("__name__", "")), frame.f_code.co_filename
-            if not module.startswith("storecheck") and _is_project_file(path):
-                return self._place_of(module, path, frame.f_lineno)
+                break
+            module = str(frame.f_globals.get("__name__", ""))
+            if not module.startswith("storecheck") and _is_project_file(frame.f_code.co_filename):
+                found.append(self._place_of(module, frame))
             frame = frame.f_back
-        return None
+        return tuple(reversed(found))
 
-    def _place_of(self, module: str, path: str, line: int) -> Place:
+    def _place_of(self, module: str, frame: FrameType) -> Place:
+        path, line = frame.f_code.co_filename, frame.f_lineno
         shown = os.path.relpath(path)
         lines = self.sources.get(shown)
         if lines is None:
@@ -136,7 +153,8 @@ class _Recorder:
             if self.transform is not None:
                 text = self.transform(module, text)
             lines = self.sources[shown] = text.splitlines()
-        return Place(path=shown, line=line, text=lines[line - 1].strip() if line <= len(lines) else "")
+        text = lines[line - 1].strip() if line <= len(lines) else ""
+        return Place(path=shown, line=line, text=text, function=frame.f_code.co_name, frame=id(frame))
 
 
 def _is_project_file(path: str) -> bool:
@@ -146,20 +164,19 @@ def _is_project_file(path: str) -> bool:
 def observe(
     program: Program,
     *,
-    strategy: Strategy,
+    chooser: Chooser,
     faults: tuple[Fault, ...] = (),
     transform: Transform | None = None,
     runner: Runner | None = None,
+    with_places: bool = True,
 ) -> Observation:
-    """Execute the first schedule of `strategy` and keep what happened.
+    """Execute one schedule and keep what happened; without places it is several times faster.
 
     Raises:
         ReplayDiverged: the code under test took another way than the schedule was recorded with.
     """
     runner = runner or Runner(program, transform=transform)
-    chooser = strategy.search(program).next_chooser()
-    assert chooser is not None
-    recorder = _Recorder(TraceRecorder(program.files), transform, program.files)
+    recorder = _Recorder(TraceRecorder(program.files), transform, program.files, with_places)
     policy = FaultPlan(faults) if faults else None
     execution = runner.run(chooser, policy=policy, recorder=recorder, trace=True)
     places = {id(line): place for line, place in zip(recorder.inner.lines, recorder.places, strict=True)}
@@ -168,13 +185,13 @@ def observe(
 
 
 def _read(
-    execution: Execution, lines: list[Line], places: Mapping[int, Place | None], recorder: _Recorder
+    execution: Execution, lines: list[Line], places: Mapping[int, tuple[Place, ...]], recorder: _Recorder
 ) -> Observation:
     counts: dict[tuple[int, str, str], int] = {}
     happenings: list[Happening] = []
     authors: dict[tuple[str, int], tuple[int, int]] = {(path, 0): (-1, -1) for path in recorder.contents}
     for line in lines:
-        happening = read_line(line, places.get(id(line)), counts)
+        happening = read_line(line, places.get(id(line), ()), counts)
         if happening.publishes is not None:
             authors[happening.file, happening.publishes] = (line.process, len(happenings))
         happenings.append(happening)
@@ -187,7 +204,7 @@ def _read(
     )
 
 
-def read_line(line: Line, place: Place | None, counts: dict[tuple[int, str, str], int]) -> Happening:
+def read_line(line: Line, stack: tuple[Place, ...], counts: dict[tuple[int, str, str], int]) -> Happening:
     """What a line of the lanes says, as values."""
     verb, target = _verb_and_target(line.text)
     key = (line.process, verb, target)
@@ -205,7 +222,7 @@ def read_line(line: Line, place: Place | None, counts: dict[tuple[int, str, str]
             found["takes" if lock[1] == "holds" else "frees"] = lock[2]
     if verb == "close" and not found:
         found["frees"] = target
-    return Happening(line=line, verb=verb, target=target, number=counts[key], place=place, **found)  # type: ignore[arg-type]
+    return Happening(line=line, verb=verb, target=target, number=counts[key], stack=stack, **found)  # type: ignore[arg-type]
 
 
 def _verb_and_target(text: str) -> tuple[str, str]:
@@ -229,3 +246,10 @@ def _verb_and_target(text: str) -> tuple[str, str]:
 def disk_events(observation: Observation) -> list[DiskEvent]:
     """What the run did to the disk."""
     return observation.execution.trace or []
+
+
+def following(choices: tuple[int, ...], program: Program) -> Chooser:
+    """The chooser that follows a recorded schedule."""
+    chooser = Replay(choices).search(program).next_chooser()
+    assert chooser is not None
+    return chooser
