@@ -1,0 +1,355 @@
+"""Controlled runs: a schedule of the simulation, replayed call by call by real processes on a real disk.
+
+`ControlledRunner` keeps one real child per process of a program (multiprocess, forkserver, daemon) and leads them
+through scripts: one acts, all others stand before their next call. A killed process is killed with SIGKILL, and a new
+child takes its place. `replay_script` says what came of it on the disk and where, if anywhere, reality went another
+way than the simulation; `confirm` does that for a counterexample.
+
+Not a search: schedules come from the simulation. Power loss cannot be had this way; see `storecheck.crash`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import multiprocess
+
+from storecheck.counterexample import Counterexample, _imported, _transform_of
+from storecheck.explore import Check, Finding, judge
+from storecheck.machine import MOUNT
+from storecheck.processes import following
+from storecheck.processes.following import WAIT_S, Errand, limit_silence
+from storecheck.processes.script import Script, record
+from storecheck.program import ROOT, Program
+from storecheck.runner import DIRECTORIES, Execution, OperationRecord, Runner
+from storecheck.schedule import FaultPlan, Policy, Replay
+from storecheck.schedule.executor import Chooser
+from storecheck.syscalls import Transform
+
+FAST_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
+"""Where runs go unless told otherwise: system calls take microseconds there, and nothing waits for a disk."""
+
+
+class ControlError(RuntimeError):
+    """A child died, or said nothing: the run shows nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealRun:
+    """What real processes did.
+
+    Attributes:
+        execution: as the simulation's, with the operations' real outcomes and the real files.
+        divergence: where reality went another way than the simulation, or "": then every call agreed, and every
+            outcome and every file does.
+        calls: system calls made.
+        kills: processes killed.
+    """
+
+    execution: Execution
+    divergence: str
+    calls: int
+    kills: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether reality and simulation agree on every call, outcome and file."""
+        return not self.divergence
+
+
+@dataclass(frozen=True, slots=True)
+class _RealFiles:
+    """The files that a run left on the disk, in the place of a machine."""
+
+    content: dict[str, bytes]
+
+    def files(self) -> dict[str, bytes]:
+        """By path relative to the mount."""
+        return self.content
+
+
+class _Child:
+    """One real process and the pipe to it."""
+
+    def __init__(self, errand: Errand) -> None:
+        context = multiprocess.get_context("forkserver")
+        context.set_forkserver_preload(["storecheck.processes.following"])
+        self._pipe, theirs = context.Pipe()
+        limit_silence(self._pipe)
+        self._process = context.Process(target=following.serve, args=(theirs, errand), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        pid: int = self._process.pid
+        return pid
+
+    def wait_ready(self) -> None:
+        """Until its modules are loaded."""
+        if not self._ready:
+            self._ready = self.hear()[0] == "ready"
+
+    def tell(self, message: Any) -> None:
+        try:
+            self._pipe.send_bytes(marshal.dumps(message))
+        except OSError as error:
+            raise ControlError(f"a controlled process is gone: {error}") from error
+
+    def hear(self) -> Any:
+        try:
+            return marshal.loads(self._pipe.recv_bytes())  # noqa: S302 - from our own child
+        except BlockingIOError:
+            raise ControlError(f"a controlled process said nothing for {WAIT_S} s") from None
+        except (EOFError, ConnectionResetError):
+            self._process.join(WAIT_S)
+            raise ControlError(f"a controlled process died with exit code {self._process.exitcode}") from None
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone, with its descriptors and locks."""
+        if self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join(WAIT_S)
+        self._pipe.close()
+
+
+class ControlledRunner:
+    """Real processes that follow scripts of one program. Use as a context manager: leaving ends the children.
+
+    Args:
+        program: what to run.
+        transform: a planted bug, or None.
+        directory: where the real files go; a temporary directory in memory if left out.
+    """
+
+    def __init__(self, program: Program, *, transform: Transform | None = None, directory: Path | None = None) -> None:
+        self.program = program
+        self._transform = transform
+        self._simulation = Runner(program, transform=transform)
+        parent = directory or (FAST_DIRECTORY if FAST_DIRECTORY.is_dir() else None)
+        self._base = tempfile.mkdtemp(prefix="storecheck-", dir=parent)
+        os.chmod(self._base, 0o711)  # noqa: S103 - the children may be another user
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> ControlledRunner:
+        self._children = [self._new_child(index) for index in range(len(self.program.processes))]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.kill()
+        shutil.rmtree(self._base, ignore_errors=True)
+
+    def _new_child(self, process: int) -> _Child:
+        return _Child(Errand(self.program, process, self._base, self._transform))
+
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the children that live now."""
+        return tuple(child.pid for child in self._children)
+
+    def run(self, chooser: Chooser, *, faults: Policy | None = None) -> tuple[Script, RealRun]:
+        """Run a schedule in the simulation, then in reality."""
+        script = record(self._simulation, chooser, faults=faults)
+        return script, self.replay_script(script)
+
+    def record(self, chooser: Chooser, *, faults: Policy | None = None) -> Script:
+        """Run a schedule in the simulation only."""
+        return record(self._simulation, chooser, faults=faults)
+
+    def replay_script(self, script: Script) -> RealRun:
+        """Lead the children through a run of the simulation.
+
+        Raises:
+            ControlError: a child died or hung, which no script asks for.
+        """
+        self._prepare_disk()
+        for child in self._children:
+            child.wait_ready()
+        killed, divergence, calls = self._lead(script)
+        outcomes: list[Any] = []
+        for index, child in enumerate(self._children):
+            if index in killed:
+                outcomes.append(None)
+                self._children[index] = self._new_child(index)
+                continue
+            child.tell(("end",))
+            answer = child.hear()
+            while answer[0] != "over":
+                answer = child.hear()
+            outcomes.append(answer[1])
+            divergence = divergence or (f"P{index + 1}: {answer[2]}" if answer[2] else "")
+        execution = self._real_execution(script, outcomes)
+        return RealRun(
+            execution=execution,
+            divergence=divergence or _difference(script.execution, execution),
+            calls=calls,
+            kills=len(killed),
+        )
+
+    def _lead(self, script: Script) -> tuple[set[int], str, int]:
+        """Portion by portion; who was killed, what went another way, how many calls were made."""
+        killed: set[int] = set()
+        calls = 0
+        for process, portion in script.portions():
+            dies = portion[-1][1] == "kill"
+            steps = portion[:-1] if dies else portion
+            child = self._children[process]
+            if steps:
+                child.tell(("steps", steps))
+                answer = child.hear()
+                calls += sum(step[1] == "call" for step in steps)
+                if answer[0] != "done":
+                    return killed, f"P{process + 1}: {answer[1]}", calls
+            if dies:
+                child.kill()
+                killed.add(process)
+        return killed, "", calls
+
+    def _prepare_disk(self) -> None:
+        """The initial files, and nothing else."""
+        base, machine = self._base, self.program.machine
+        owner = (machine.uid, machine.gid) if os.geteuid() == 0 else (-1, -1)
+        mount = base + MOUNT
+        for entry in os.scandir(base):
+            _clear(entry)
+        os.mkdir(mount)
+        os.chown(mount, *owner)
+        for name in (*DIRECTORIES, ROOT):
+            os.mkdir(f"{mount}/{name}")
+            os.chown(f"{mount}/{name}", *owner)
+        for path, content in self.program.files.items():
+            whole = f"{mount}/{ROOT}/{path}"
+            if "/" in path:
+                _make_parents(f"{mount}/{ROOT}", path, owner)
+            descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                os.write(descriptor, content)
+                os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, 0o644)
+            finally:
+                os.close(descriptor)
+
+    def _real_execution(self, script: Script, outcomes: list[Any]) -> Execution:
+        """The simulated run with real outcomes; an operation of a killed process has none in either world."""
+        remaining = [None if found is None else list(found) for found in outcomes]
+        operations = []
+        for simulated in script.execution.operations:
+            found = remaining[simulated.process]
+            operations.append(replace(simulated) if found is None else _with_outcome(simulated, found))
+        files = _files_below(self._base + MOUNT)
+        return replace(script.execution, operations=operations, machine=_RealFiles(files))  # type: ignore[arg-type]
+
+
+def _with_outcome(simulated: OperationRecord, outcomes: list[Any]) -> OperationRecord:
+    """The record with what the real process says of its next operation in the same thread."""
+    for position, (thread, outcome, result, error, message) in enumerate(outcomes):
+        if thread == simulated.thread:
+            del outcomes[position]
+            return replace(simulated, outcome=outcome, result=result, error=error, message=message)
+    return replace(simulated, outcome="unknown", result=None, error=None, message="never begun in reality")
+
+
+def _difference(simulated: Execution, real: Execution) -> str:
+    for one, other in zip(simulated.operations, real.operations, strict=True):
+        said, done = (one.outcome, one.result, one.error, one.message), (
+            other.outcome, other.result, other.error, other.message,
+        )  # fmt: skip
+        if said != done:
+            return f"{one.operation}: the simulation says {said}, reality {done}"
+    expected, found = simulated.files(), real.files()
+    for path in sorted({*expected, *found}):
+        if expected.get(path) != found.get(path):
+            return f"{path}: the simulation left {expected.get(path)!r:.200}, reality {found.get(path)!r:.200}"
+    return ""
+
+
+def _clear(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        for inner in os.scandir(entry.path):
+            _clear(inner)
+        os.rmdir(entry.path)
+    else:
+        os.unlink(entry.path)
+
+
+def _make_parents(root: str, path: str, owner: tuple[int, int]) -> None:
+    directory = root
+    for part in path.split("/")[:-1]:
+        directory = f"{directory}/{part}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+            os.chown(directory, *owner)
+
+
+def _files_below(directory: str) -> dict[str, bytes]:
+    return {path[len(directory) + 1 :]: Path(path).read_bytes() for path in sorted(_regular_files(directory))}
+
+
+def _regular_files(directory: str) -> Iterator[str]:
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _regular_files(entry.path)
+        elif entry.is_file(follow_symlinks=False):
+            yield entry.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What a real disk says of a counterexample.
+
+    Attributes:
+        finding: what is wrong with the real run, judged by the same check; None if nothing is.
+        divergence: where reality went another way, or "".
+        real: the run.
+    """
+
+    finding: Finding | None
+    divergence: str
+    real: RealRun
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the real run does the same, call by call, and fails."""
+        return self.finding is not None and not self.divergence
+
+
+def confirm(
+    counterexample: Counterexample,
+    *,
+    check: Check | None = None,
+    planted: Transform | None = None,
+    directory: Path | None = None,
+) -> Confirmation:
+    """Replay a counterexample with real processes on a real disk.
+
+    Args:
+        counterexample: what to replay.
+        check: judges the real run, instead of the one the document names.
+        planted: the planted bug, instead of the one the document names.
+        directory: where the real files go; in memory if left out.
+
+    A deadlock is confirmed by real processes that stand where the simulated ones do: each at a lock that the kernel
+    refuses.
+    """
+    if check is None and counterexample.check is not None:
+        check = _imported(counterexample.check)  # type: ignore[assignment]
+    transform = planted or _transform_of(counterexample)
+    chooser = Replay(counterexample.choices).search(counterexample.program).next_chooser()
+    assert chooser is not None
+    with ControlledRunner(counterexample.program, transform=transform, directory=directory) as runner:
+        _, real = runner.run(chooser, faults=FaultPlan(counterexample.faults))
+    return Confirmation(finding=judge(real.execution, check), divergence=real.divergence, real=real)
+
+
+__all__ = ["Confirmation", "ControlError", "ControlledRunner", "RealRun", "confirm"]

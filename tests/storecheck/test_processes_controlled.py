@@ -1,0 +1,193 @@
+"""Controlled runs: what the simulation says is what real processes on a real disk do, call by call.
+
+Goal: a schedule or counterexample of the simulation counts only if reality answers every call the same way. Method:
+schedules of counters and of the store are run in both worlds; scripts are falsified to see that differences show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storecheck import Execution, Fault, FaultPlan, Operation, PreemptionBounded, Program, RandomSchedules, process
+from storecheck.counterexample import load
+from storecheck.processes import ControlledRunner, Script, confirm
+from storecheck.schedule import Strategy
+
+ADD = Operation("add")
+COMMITTED = sorted(Path(__file__).parent.glob("counterexamples/*.json"))
+
+
+def counting(adapter: str, *, processes: int = 2, kills: int = 0) -> Program:
+    """Each process adds one."""
+    return Program(
+        adapter=f"storecheck.adapters:{adapter}",
+        files={"counter": b"0"},
+        processes=tuple(process(ADD) for _ in range(processes)),
+        kills=kills,
+    )
+
+
+def storing(*, processes: int = 2) -> Program:
+    """Each process increases a counter of its own, twice, in one store."""
+    additions = [Operation("add", {"key": f"k{index}"}) for index in range(processes)]
+    return Program(adapter="tests.crash.adapter:Writer", processes=tuple(process(each, each) for each in additions))
+
+
+def scripts(runner: ControlledRunner, strategy: Strategy, *, at_most: int) -> Iterator[Script]:
+    """The schedules of a search, as far as asked for."""
+    search = strategy.search(runner.program)
+    for _ in range(at_most):
+        chooser = search.next_chooser()
+        if chooser is None:
+            return
+        script = runner.record(chooser)
+        search.executed(script.execution.choices)
+        yield script
+
+
+def agreeing(program: Program, strategy: Strategy, *, at_most: int) -> int:
+    """How many schedules reality agreed with; fails at the first it did not."""
+    done = 0
+    with ControlledRunner(program) as runner:
+        for script in scripts(runner, strategy, at_most=at_most):
+            real = runner.replay_script(script)
+            assert real.agrees, f"schedule {script.execution.choices}: {real.divergence}"
+            assert real.calls == sum(step.kind == "call" for _, _, step in script.steps)
+            done += 1
+    return done
+
+
+@pytest.mark.parametrize("adapter", ["BareCounter", "RenamingCounter", "LockedCounter"])
+def test_every_schedule_with_one_preemption_does_the_same_in_reality(adapter: str) -> None:
+    """All calls, answers and files agree, whatever the counter loses; a lock that is taken makes the real one wait."""
+    assert agreeing(counting(adapter), PreemptionBounded(1), at_most=200) >= 10
+
+
+def test_three_processes_agree() -> None:
+    """The order of several waiting for one lock is the simulation's."""
+    assert agreeing(counting("LockedCounter", processes=3), RandomSchedules(executions=15, seed=3), at_most=15) == 15
+
+
+@pytest.mark.promise("WRITE1")
+def test_schedules_of_the_store_do_the_same_in_reality() -> None:
+    """Whole updates of two processes, interleaved at random: real files and results are those of the simulation."""
+    assert agreeing(storing(), RandomSchedules(executions=40, seed=1), at_most=40) == 40
+
+
+def test_threads_of_a_process_are_led_too() -> None:
+    """A contended lock starts a thread that waits; so does the led process."""
+    program = replace(storing(), processes=(storing().processes[0], storing().processes[1]))
+    strategy = PreemptionBounded(1)
+    waited = 0
+    with ControlledRunner(program) as runner:
+        for script in scripts(runner, strategy, at_most=60):
+            if any(thread for _, thread, _ in script.steps):
+                waited += 1
+                real = runner.replay_script(script)
+                assert real.agrees, real.divergence
+    assert waited >= 5
+
+
+def test_killing_at_every_call_leaves_the_same_in_both_worlds() -> None:
+    """SIGKILL of a real process at each of its calls: its lock is free, the other goes on, the files are the same."""
+    program = replace(counting("LockedCounter"), kills=1)
+    with ControlledRunner(program) as runner:
+        killed = 0
+        calls = runner.record(PreemptionBounded(0).search(program).next_chooser()).steps  # type: ignore[arg-type]
+        for call in range(sum(step.kind == "call" and owner == 0 for owner, _, step in calls)):
+            chooser = PreemptionBounded(0).search(program).next_chooser()
+            assert chooser is not None
+            plan = FaultPlan([Fault(process=0, call=call, kind="kill")])
+            script, real = runner.run(chooser, faults=plan)
+            assert real.agrees, f"killed at call {call}: {real.divergence}"
+            assert script.execution.ends == ("killed", "ended")
+            killed += real.kills
+    assert killed >= 10
+
+
+def test_injected_errors_are_the_same_in_both_worlds() -> None:
+    """A call that fails in the script fails in the real process, without being made."""
+    program = storing()
+    with ControlledRunner(program) as runner:
+        for call, error in ((5, "EIO"), (12, "ENOSPC"), (20, "EIO"), (30, "EIO")):
+            chooser = PreemptionBounded(0).search(program).next_chooser()
+            assert chooser is not None
+            plan = FaultPlan([Fault(process=1, call=call, kind="errno", error=error)])
+            script, real = runner.run(chooser, faults=plan)
+            assert real.agrees, f"{error} at call {call}: {real.divergence}"
+            assert script.execution.faults
+
+
+def first_script(runner: ControlledRunner) -> Script:
+    """The schedule that nobody interrupts."""
+    return next(scripts(runner, PreemptionBounded(0), at_most=1))
+
+
+def test_a_different_answer_is_reported_at_its_call() -> None:
+    """If the kernel answers other than the simulation, the run stops there and shows both."""
+    with ControlledRunner(counting("BareCounter")) as runner:
+        script = first_script(runner)
+        owner, thread, step = next(each for each in script.steps if each[2].name == "read")
+        script.steps[script.steps.index((owner, thread, step))] = (owner, thread, replace(step, answer=("value", b"7")))
+        real = runner.replay_script(script)
+        assert real.divergence.startswith(f"P{owner + 1}: read(")
+        assert "the simulation answers ('value', b'7'), reality ('value', b'0')" in real.divergence
+        assert runner.replay_script(first_script(runner)).agrees
+
+
+def test_a_lock_that_the_kernel_refuses_is_reported() -> None:
+    """A script that lets two processes hold one lock is no script of this world."""
+    with ControlledRunner(counting("LockedCounter")) as runner:
+        script = first_script(runner)
+        one = [each for each in script.steps if each[0] == script.steps[0][0]]
+        other = [each for each in script.steps if each[0] != script.steps[0][0]]
+        held = next(at for at, each in enumerate(one) if each[2].name == "flock") + 1
+        script.steps[:] = [*one[:held], *other, *one[held:]]
+        divergence = runner.replay_script(script).divergence
+    assert "flock has to wait" in divergence
+    assert "in the simulation it did not" in divergence
+
+
+def test_other_code_is_reported_at_its_first_other_call() -> None:
+    """A schedule of one program does not pass for one of another."""
+    with ControlledRunner(counting("BareCounter")) as runner:
+        script = first_script(runner)
+        with ControlledRunner(counting("RenamingCounter")) as another:
+            real = another.replay_script(script)
+    assert not real.agrees
+    assert "expected" in real.divergence
+
+
+def no_addition_lost(execution: Execution) -> str | None:
+    """The counter counts every acknowledged addition."""
+    done = sum(record.outcome == "returned" for record in execution.operations)
+    counted = int(execution.files()["counter"] or b"0")
+    return None if counted >= done else f"{done} acknowledged, {counted} counted"
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_counterexamples_are_confirmed(path: Path) -> None:
+    """Every counterexample of the simulation fails the same way with real processes, deadlocks included."""
+    document = load(path)
+    confirmation = confirm(document)
+    assert confirmation.confirmed, confirmation.divergence or "the real run is fine"
+    assert confirmation.finding == document.finding
+
+
+def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Children are ended and the real directory is removed."""
+    with ControlledRunner(counting("LockedCounter"), directory=tmp_path) as runner:
+        assert runner.replay_script(first_script(runner)).agrees
+        base = next(tmp_path.iterdir())
+        assert json.loads((base / "storecheck-simulated/store/counter").read_text()) == 2
+        pids = runner.pids()
+    assert list(tmp_path.iterdir()) == []
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
