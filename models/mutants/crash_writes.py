@@ -331,7 +331,10 @@ CRASH_MUTANTS: tuple[Mutant, ...] = (
 """,
             ),
         ),
-        (f"{_FAILING}[load-errno]",),
+        (
+            f"{_FAILING}[load without a cache-errno]",
+            "tests/unit/test_promises_read.py::test_only_a_missing_file_is_empty[load]",
+        ),
     ),
     Mutant(
         "B83",

@@ -53,6 +53,7 @@ ENFORCE = {"maintenance_mode": "enforce", "rotate_bytes": 1_000}
 
 CASES = (
     (Step(kind="load"), around("load")),
+    (Step(kind="load"), around("load without a cache", settings={"cache_ttl_ms": 0})),
     (Step(kind="read"), around("read")),
     (Step(kind="read"), around("read of one entry of a large file", settings=LARGE)),
     (Step(kind="update", size_bytes=5_000), around("update")),
