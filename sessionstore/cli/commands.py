@@ -364,7 +364,6 @@ def _tell(findings: Iterable[doctor.Finding]) -> None:
     for finding in findings:
         level = f"{finding.level}:"
         shown = click.style(level, fg=_COLOURS[finding.level], bold=True) if decorated else level
-        # click strips styles from what is no terminal; NO_COLOR on a terminal is honoured above.
         to_stdout(f"{shown} {printable(finding.text)}")
         for detail in finding.details:
             to_stdout(f"    {printable(detail)}")

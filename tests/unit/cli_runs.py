@@ -35,6 +35,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sessionstore", *arguments]
 
 
+def interruptible(*arguments: str) -> list[str]:
+    """The command as a program that SIGINT interrupts, also where the tests run in the background and ignore it."""
+    unignored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return [sys.executable, "-c", f"{unignored}; from sessionstore.cli import main; main()", *arguments]
+
+
 def run(
     *arguments: str, directory: Path, environ: Mapping[str, str] | None = None, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:

@@ -18,7 +18,7 @@ import pytest
 from sessionstore import SessionStore, Settings
 from sessionstore.cli.commands import sessionstore as group
 from sessionstore.cli.terminal import Progress, is_decorated, json_text, printable, table
-from tests.unit.cli_runs import TIMEOUT_S, assert_one_message, clean_environment, command, invoke, run
+from tests.unit.cli_runs import TIMEOUT_S, assert_one_message, clean_environment, command, interruptible, invoke, run
 
 DAY_MS = 86_400_000
 
@@ -309,7 +309,7 @@ def test_ctrl_c_ends_a_waiting_command_at_once(stored: Path) -> None:
     descriptor = os.open(f"{stored}.flock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     process = subprocess.Popen(
-        command("--store", str(stored), "--lock-timeout", "300", "set", "a", "{}"),
+        interruptible("--store", str(stored), "--lock-timeout", "300", "set", "a", "{}"),
         env=clean_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -504,6 +504,9 @@ def test_set_never_loses_the_session_it_sets(store_path: Path) -> None:
     done = invoke("--store", str(store_path), "set", "ancient", '{"updatedAt": 2}')
     assert done.exit_code == 0
     assert set(SessionStore(store_path).load()) == {"old", "ancient"}
+    # One, not two: the session that is being written for is not among those to be removed.
+    assert "maintenance is due" in done.stderr
+    assert "remove 1 entries" in done.stderr
 
 
 @pytest.mark.promise("CLI1", "KEY1")

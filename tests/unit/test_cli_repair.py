@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.strategies import CORRUPT_FILES, corrupt_files, foreign_sessions, render, store_files
+from models.strategies import CORRUPT_FILES, Layout, corrupt_files, foreign_sessions, render, store_files
 from sessionstore import ConflictError, CorruptStoreError, LockTimeoutError, SessionStore
 from sessionstore.cli import repair as repair_module
 from sessionstore.cli.doctor import excerpt
@@ -80,10 +80,10 @@ def test_whatever_the_bytes_the_result_is_a_valid_store(raw: bytes) -> None:
 @pytest.mark.promise("READ2")
 @given(foreign_sessions(), st.sampled_from(["ours", "crlf", "tabs", "four spaces", "compact", "bom"]), st.data())
 def test_a_truncated_file_keeps_every_entry_before_the_cut(
-    sessions: list[tuple[str, dict[str, object]]], layout: str, data: st.DataObject
+    sessions: list[tuple[str, dict[str, object]]], layout: Layout, data: st.DataObject
 ) -> None:
     """READ2: cut anywhere, in any layout, all entries that end before the cut are kept with their bytes."""
-    raw = render(sessions, layout)  # type: ignore[arg-type]
+    raw = render(sessions, layout)
     whole = members(raw)
     cut = data.draw(st.integers(0, len(raw)), label="cut")
     assert kept_bytes(raw[:cut]) == {key: value for key, (_, end, value) in whole.items() if end <= cut}
@@ -92,10 +92,10 @@ def test_a_truncated_file_keeps_every_entry_before_the_cut(
 @pytest.mark.promise("READ2")
 @given(foreign_sessions(), st.sampled_from(["ours", "crlf", "tabs", "four spaces"]), st.data())
 def test_a_hole_in_the_file_costs_only_the_entries_it_touches(
-    sessions: list[tuple[str, dict[str, object]]], layout: str, data: st.DataObject
+    sessions: list[tuple[str, dict[str, object]]], layout: Layout, data: st.DataObject
 ) -> None:
     """READ2: blocks that a crash left as NUL bytes take the entries they touch with them, and no other."""
-    raw = render(sessions, layout)  # type: ignore[arg-type]
+    raw = render(sessions, layout)
     whole = members(raw)
     begin = data.draw(st.integers(0, len(raw)), label="begin")
     size = data.draw(st.integers(1, 600), label="size")
@@ -106,6 +106,15 @@ def test_a_hole_in_the_file_costs_only_the_entries_it_touches(
     assert kept.items() >= untouched.items()
     # Nothing is invented: what else is kept stood there with these bytes.
     assert {key: value for key, (_, _, value) in whole.items()}.items() >= kept.items()
+
+
+@pytest.mark.promise("READ2")
+@pytest.mark.parametrize("layout", ["ours", "crlf", "tabs", "four spaces"])
+def test_a_damaged_first_line_costs_only_its_session(layout: Layout) -> None:
+    """READ2: how far sessions are indented is learned from the end of the file if its beginning does not tell."""
+    raw = render([(name, {"origin": {"channel": {}}}) for name in "abc"], layout)
+    for begin in range(raw.index(b"\n"), raw.index(b'"a"')):
+        assert list(kept_bytes(raw[:begin] + b"\0" + raw[begin + 1 :])) == ["b", "c"], begin
 
 
 @pytest.mark.promise("READ2")
@@ -304,14 +313,17 @@ def test_repair_waits_for_the_write_lock(store_path: Path) -> None:
 
 
 @pytest.mark.promise("READ2", "WRITE5")
-def test_nothing_is_replaced_before_the_copy_is_durable(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["os.write", "os.fsync", "os.link"])
+def test_nothing_is_replaced_before_the_copy_is_durable(
+    call: str, store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """WRITE5: if the disk refuses the copy, the corrupt file stays as it is and no other file is left."""
     store_path.write_bytes(b'{"a": {}')
 
-    def refuse(_descriptor: int) -> NoReturn:
+    def refuse(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("os.fsync", refuse)
+    monkeypatch.setattr(call, refuse)
     done = invoke("--store", str(store_path), "doctor", "--repair")
     assert done.exit_code == 1
     assert_one_message(done.stderr, contains=["No space left"])
