@@ -8,14 +8,16 @@ first try, and sweep what the killed one left.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sessionstore import LockTimeoutError, SessionStore, Settings
 from storecheck.pytest_plugin import Evidence
 from tests.concurrency.children import endless_saver, paused_saver, replacing, successor
-from tests.concurrency.crew import ChildFailedError, Crew, wait_until
+from tests.concurrency.crew import Child, ChildFailedError, Crew, wait_until
 from tests.concurrency.payload import SETTINGS, SIZES, generation_of, stamped_store
 
 MAX_CALLS = 200
@@ -27,6 +29,18 @@ KILLS = 3
 def temporary_files(path: Path) -> list[str]:
     """Names of files beside the store and its lock file."""
     return sorted(set(os.listdir(path.parent)) - {path.name, f"{path.name}.flock"})
+
+
+def is_stopped_in_mid_save(saver: Child, path: Path) -> bool:
+    """Whether the writer now stands still while its temporary file is there; otherwise it goes on."""
+    if not temporary_files(path):
+        return False
+    os.kill(saver.pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(saver.pid).status() == psutil.STATUS_STOPPED, what="the writer stands still")
+    if temporary_files(path):
+        return True
+    os.kill(saver.pid, signal.SIGCONT)
+    return False
 
 
 @pytest.mark.promise("WRITE4", "LOCK2", "WRITE2")
@@ -68,19 +82,17 @@ def test_killed_in_the_middle_of_large_writes(children: Crew, store_path: Path, 
     entries = SIZES["7.6 MB"]
     store = SessionStore(store_path, SETTINGS)
     store.save(stamped_store(entries, 0))
-    stray = 0
     for _ in range(KILLS):
         saver = children.start(endless_saver, str(store_path), entries)
         saver.expect("ready")
         saver.tell("go")
-        wait_until(lambda: bool(temporary_files(store_path)), what="a temporary file")
+        wait_until(lambda: is_stopped_in_mid_save(saver, store_path), what="the writer is in the middle of a save")
         saver.kill()
-        stray += bool(temporary_files(store_path))
+        assert len(temporary_files(store_path)) == 1
         generation_of(store.load(skip_cache=True), entries=entries)
         assert children.start(successor, str(store_path)).result()
         assert temporary_files(store_path) == []
         store.update(lambda draft: draft.pop("agent:main:successor"))
-    assert stray > 0, "no kill hit a save in its middle"
     evidence.add(steps=KILLS, histories=KILLS)
 
 
