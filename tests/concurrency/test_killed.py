@@ -31,6 +31,15 @@ def temporary_files(path: Path) -> list[str]:
     return sorted(set(os.listdir(path.parent)) - {path.name, f"{path.name}.flock"})
 
 
+def kill_in_mid_save(saver: Child, path: Path) -> None:
+    """Let an endless writer go, and kill it while it has a temporary file."""
+    saver.expect("ready")
+    saver.tell("go")
+    wait_until(lambda: is_stopped_in_mid_save(saver, path), what="the writer is in the middle of a save")
+    saver.kill()
+    assert len(temporary_files(path)) == 1
+
+
 def is_stopped_in_mid_save(saver: Child, path: Path) -> bool:
     """Whether the writer now stands still while its temporary file is there; otherwise it goes on."""
     if not temporary_files(path):
@@ -83,12 +92,7 @@ def test_killed_in_the_middle_of_large_writes(children: Crew, store_path: Path, 
     store = SessionStore(store_path, SETTINGS)
     store.save(stamped_store(entries, 0))
     for _ in range(KILLS):
-        saver = children.start(endless_saver, str(store_path), entries)
-        saver.expect("ready")
-        saver.tell("go")
-        wait_until(lambda: is_stopped_in_mid_save(saver, store_path), what="the writer is in the middle of a save")
-        saver.kill()
-        assert len(temporary_files(store_path)) == 1
+        kill_in_mid_save(children.start(endless_saver, str(store_path), entries), store_path)
         generation_of(store.load(skip_cache=True), entries=entries)
         assert children.start(successor, str(store_path)).result()
         assert temporary_files(store_path) == []
