@@ -227,6 +227,10 @@ class Runner:
             trace=machine.trace,
         )
 
+    def new_machine(self) -> Machine:
+        """The computer as every run begins with it."""
+        return self._new_machine()
+
     def _new_machine(self) -> Machine:
         machine = Machine(self.program.machine, self._files)
         for name in (*DIRECTORIES, ROOT):

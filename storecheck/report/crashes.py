@@ -1,0 +1,361 @@
+"""Crash counterexamples: a program, a schedule, and the power loss after it that breaks a promise.
+
+The document holds what the run depends on and which state of the disk was found; `replay` executes the program, lists
+the states that a loss may leave and judges the one recorded. `crash_of` tells it: what was done, what was durable when
+the power went, and all states of that call. For programs whose processes replace one file by rename.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from storecheck.counterexample import CounterexampleError
+from storecheck.crash import MODELS, CrashState, Disk, Oracle, PersistenceModel, Recording, Violation, crash_states
+from storecheck.crash.changes import AttributeChange, Change, ContentChange, NameChange, SizeChange
+from storecheck.crash.publications import number_publications
+from storecheck.machine.events import (
+    AttributesChanged,
+    Created,
+    DiskEvent,
+    Linked,
+    Marked,
+    Renamed,
+    Synced,
+    Truncated,
+    Unlinked,
+    Written,
+)
+from storecheck.program import ROOT, Json, Program, expect_list, expect_number, expect_object, expect_text
+from storecheck.report.document import Allowed, Crash, CrashCell, CrashOperation, CrashRow, Persisted
+from storecheck.report.points import Observation, following, observe
+from storecheck.runner import Runner
+from storecheck.syscalls import Transform
+
+FORMAT: Final = "storecheck-crash-counterexample"
+VERSION: Final = 1
+COLUMNS: Final = ("everything kept", "content lost", "names lost", "both lost")
+
+_MEMBERS: Final = frozenset(
+    {"format", "version", "title", "program", "schedule", "file", "model", "event", "lost", "violation", "transform"}
+    | {"transform_argument"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashCounterexample:
+    """A power loss that breaks a promise.
+
+    Attributes:
+        title: one line.
+        program: what was run.
+        choices: the schedule.
+        file: the file, relative to the directory handed to the adapters.
+        model: name of the file system's rules.
+        event: the power went after so many things done to the disk.
+        lost: texts of the changes that are lost in this state.
+        violation: kind and sentence of what is wrong.
+        transform: import path of what plants the bug, or None.
+        transform_argument: see `storecheck.counterexample.Counterexample`.
+    """
+
+    title: str
+    program: Program
+    choices: tuple[int, ...]
+    file: str
+    model: str
+    event: int
+    lost: tuple[str, ...]
+    violation: Violation
+    transform: str | None = None
+    transform_argument: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """The document."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "title": self.title,
+            "program": self.program.to_json(),
+            "schedule": list(self.choices),
+            "file": self.file,
+            "model": self.model,
+            "event": self.event,
+            "lost": list(self.lost),
+            "violation": cast("Json", asdict(self.violation)),
+            "transform": self.transform,
+            "transform_argument": self.transform_argument,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the document, readable and stable under version control."""
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def from_json(document: object) -> CrashCounterexample:
+    """The inverse of `CrashCounterexample.to_json`.
+
+    Raises:
+        CounterexampleError, ProgramError: with the place of what is wrong.
+    """
+    fields = expect_object(document, "document")
+    if fields.get("format") != FORMAT or fields.get("version") != VERSION:
+        raise CounterexampleError(
+            f"format is {fields.get('format')!r}, version {fields.get('version')!r}; expected {FORMAT!r}, {VERSION}"
+        )
+    if unknown := set(fields) - _MEMBERS:
+        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    violation = expect_object(fields.get("violation"), "violation")
+    model = expect_text(fields.get("model"), "model")
+    if model not in {each.name for each in MODELS}:
+        raise CounterexampleError(f"model is {model!r}; known are {', '.join(each.name for each in MODELS)}")
+    return CrashCounterexample(
+        title=expect_text(fields.get("title"), "title"),
+        program=Program.from_json(fields.get("program")),
+        choices=tuple(
+            expect_number(choice, f"schedule[{index}]")
+            for index, choice in enumerate(expect_list(fields.get("schedule"), "schedule"))
+        ),
+        file=expect_text(fields.get("file"), "file"),
+        model=model,
+        event=expect_number(fields.get("event"), "event"),
+        lost=tuple(
+            expect_text(text, f"lost[{index}]") for index, text in enumerate(expect_list(fields.get("lost"), "lost"))
+        ),
+        violation=Violation(
+            cast("Any", expect_text(violation.get("kind"), "violation.kind")),
+            expect_text(violation.get("text"), "violation.text"),
+        ),
+        transform=_optional(fields, "transform"),
+        transform_argument=_optional(fields, "transform_argument"),
+    )
+
+
+def _optional(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return None if value is None else expect_text(value, name)
+
+
+# Running and judging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """One run with what it did to the disk, numbered by publication."""
+
+    observation: Observation
+    recording: Recording
+    oracle: Oracle
+
+
+def record_run(
+    program: Program, *, choices: tuple[int, ...] = (), file: str, transform: Transform | None = None
+) -> RecordedRun:
+    """Execute a schedule and number the versions of `file` that it publishes."""
+    runner = Runner(program, transform=transform)
+    disk = Disk.of(runner.new_machine())
+    observation = observe(program, chooser=following(choices, program), transform=transform, runner=runner)
+    events = tuple(observation.execution.trace or ())
+    owner = (program.machine.uid, program.machine.gid)
+    recording = Recording(disk=disk, events=events, owner=owner)
+    numbered, versions = number_publications(recording, name=file)
+    oracle = Oracle(path=f"{ROOT}/{file}", versions=versions, marks=numbered.marks())
+    return RecordedRun(observation=observation, recording=numbered, oracle=oracle)
+
+
+def find(
+    program: Program, *, file: str, title: str, transform: Transform | None = None, transform_path: str | None = None,
+    transform_argument: str | None = None, models: Iterable[PersistenceModel] = MODELS,
+) -> CrashCounterexample | None:  # fmt: skip
+    """The first state, strongest file system first and latest loss last, that a power loss may leave and must not."""
+    run = record_run(program, file=file, transform=transform)
+    for model in models:
+        for state in crash_states(run.recording, model, cuts=1):
+            violation = run.oracle.judge(state)
+            if violation is not None:
+                return CrashCounterexample(
+                    title=title,
+                    program=program,
+                    choices=run.observation.execution.choices,
+                    file=file,
+                    model=model.name,
+                    event=state.event,
+                    lost=tuple(change.text for change in state.lost),
+                    violation=violation,
+                    transform=transform_path,
+                    transform_argument=transform_argument,
+                )
+    return None
+
+
+def replay(document: CrashCounterexample, *, transform: Transform | None) -> tuple[RecordedRun, CrashState | None, bool]:
+    """Run again: the run, the recorded state if it is still possible, and whether it is still wrong in that way."""
+    run = record_run(document.program, choices=document.choices, file=document.file, transform=transform)
+    model = next(each for each in MODELS if each.name == document.model)
+    for state in crash_states(run.recording, model, cuts=1):
+        if state.event == document.event and tuple(change.text for change in state.lost) == document.lost:
+            return run, state, run.oracle.judge(state) == document.violation
+    return run, None, False
+
+
+# Telling it
+
+
+def crash_of(run: RecordedRun, state: CrashState) -> Crash:
+    """What was done, what was durable when the power went, and all states of the call."""
+    events = run.recording.events
+    first, last = _call_around(events, state.event)
+    grid, states, broken = _grid(run, state, first=first, last=last)
+    window = run.oracle.window(state)
+    found = run.oracle.version_found(state)
+    wanted = f"v{window.acknowledged}" + ("" if window.begun == window.acknowledged else f" to v{window.begun}")
+    return Crash(
+        file=run.oracle.path.removeprefix(f"{ROOT}/"),
+        model=state.model.name,
+        operations=tuple(_operations(run, state, first=first)),
+        lost=tuple(change.text for change in state.lost),
+        recovered=_recovered(run, state, found),
+        wanted=wanted,
+        columns=COLUMNS,
+        grid=grid,
+        states=states,
+        broken=broken,
+    )
+
+
+def _recovered(run: RecordedRun, state: CrashState, found: int | None) -> str:
+    if found is not None:
+        return "no file" if run.oracle.versions[found] is None else f"v{found}"
+    violation = run.oracle.judge(state)
+    return "a file that is no version" if violation is None else violation.text.removeprefix(f"{ROOT}/")
+
+
+def _call_around(events: tuple[DiskEvent, ...], event: int) -> tuple[int, int]:
+    """Where the operation that the loss belongs to begins and ends: it ends with its acknowledgement."""
+    acknowledged = [
+        index for index, each in enumerate(events, start=1) if isinstance(each, Marked) and each.label.startswith("ack")
+    ]
+    first = max((index for index in acknowledged if index < event), default=0)
+    last = min((index for index in acknowledged if index >= event), default=len(events))
+    return first, last
+
+
+def _operations(run: RecordedRun, state: CrashState, *, first: int) -> Iterator[CrashOperation]:
+    lost_by: dict[int, list[Change]] = {}
+    for change in state.lost:
+        lost_by.setdefault(change.event, []).append(change)
+    names = _names(run.recording)
+    number = 0
+    sources = _sources_by_step(run.observation)
+    for index, event in enumerate(run.recording.events[: state.event]):
+        if index < first or (isinstance(event, Marked) and event.label.startswith("begin")):
+            continue
+        number += 1
+        lost = lost_by.get(index, [])
+        verb, what = _shown_event(event, names)
+        persisted: Persisted = ""
+        if not isinstance(event, Marked | Synced):
+            persisted = "no" if lost else "yes"
+        yield CrashOperation(
+            number=number,
+            verb=verb,
+            what=what,
+            persisted=persisted,
+            note="not on disk" if lost else "on disk" if persisted else "",
+            source=sources.get((event.process, event.step), ""),
+        )
+
+
+def _sources_by_step(observation: Observation) -> dict[tuple[int, int], str]:
+    return {
+        (happening.line.process, happening.line.step): happening.place
+        for happening in observation.happenings
+        if happening.stack
+    }
+
+
+def _names(recording: Recording) -> dict[int, str]:
+    """What to call an inode: the first name that it got."""
+    names = {serial: name for (_, name), serial in recording.disk.names.items()}
+    for event in recording.events:
+        if isinstance(event, Created | Linked):
+            names.setdefault(event.serial, event.name)
+    return names
+
+
+def _shown_event(event: DiskEvent, names: dict[int, str]) -> tuple[str, str]:
+    def name(serial: int) -> str:
+        return names.get(serial, "directory")
+
+    match event:
+        case Created():
+            return "create", event.name
+        case Written():
+            return "write", f"{len(event.content):,} B to {name(event.serial)}"
+        case Truncated():
+            return "truncate", f"{name(event.serial)} to {event.size:,} B"
+        case Synced():
+            return "fsync", f"directory {name(event.serial)}" if event.directory else name(event.serial)
+        case Renamed():
+            return "rename", f"{event.source_name} to {event.name}"
+        case Linked():
+            return "link", event.name
+        case Unlinked():
+            return "unlink", event.name
+        case AttributesChanged():
+            return "chmod", f"{name(event.serial)} to {event.mode:o}"
+        case Marked():
+            return "return", f"acknowledged v{event.label.removeprefix('ack ')}"
+    return type(event).__name__.lower(), ""
+
+
+def _column(lost: Iterable[Change]) -> int:
+    content = any(isinstance(change, ContentChange | SizeChange | AttributeChange) for change in lost)
+    names = any(isinstance(change, NameChange) for change in lost)
+    return content + 2 * names
+
+
+def _grid(
+    run: RecordedRun, here: CrashState, *, first: int, last: int
+) -> tuple[tuple[CrashRow, ...], int, int]:
+    """All states of the call, row by moment, column by what is lost; how many are distinct and how many are wrong."""
+    names = _names(run.recording)
+    rows: list[CrashRow] = []
+    distinct: set[object] = set()
+    wrong: set[object] = set()
+    number = 0
+    for event in range(first + 1, last + 1):
+        done = run.recording.events[event - 1]
+        if isinstance(done, Marked) and done.label.startswith("begin"):
+            continue
+        number += 1
+        prefix = Recording(disk=run.recording.disk, events=run.recording.events[:event], owner=run.recording.owner)
+        cells: dict[int, list[tuple[str, bool, bool]]] = {}
+        for state in crash_states(prefix, here.model, cuts=1, first_event=event):
+            key = (state.marks, frozenset(state.tree.items()))
+            distinct.add(key)
+            broken = run.oracle.judge(state) is not None
+            if broken:
+                wrong.add(key)
+            is_here = event == here.event and tuple(c.text for c in state.lost) == tuple(c.text for c in here.lost)
+            found = run.oracle.version_found(state)
+            text = "damaged" if found is None else "no file" if run.oracle.versions[found] is None else f"v{found}"
+            cells.setdefault(_column(state.lost), []).append((text, broken, is_here))
+        verb, _ = _shown_event(done, names)
+        rows.append(
+            CrashRow(after=f"{number} {verb}", cells=tuple(_cell(cells.get(column, [])) for column in range(4)))
+        )
+    return tuple(rows), len(distinct), len(wrong)
+
+
+def _cell(states: list[tuple[str, bool, bool]]) -> CrashCell:
+    if not states:
+        return CrashCell(text="–", allowed="impossible", here=False)
+    broken = any(each for _, each, _ in states)
+    allowed: Allowed = "broken" if broken else "allowed"
+    texts = dict.fromkeys(text for text, each, _ in states if each or not broken)
+    return CrashCell(text=", ".join(texts), allowed=allowed, here=any(here for _, _, here in states))
+

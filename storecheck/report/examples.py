@@ -1,0 +1,525 @@
+"""Makes failing examples from counterexamples, by running them again.
+
+Everything an `Example` says is measured here: replays are executed, orderings tried, states of the disk listed. A
+counterexample that no longer replays is told as recorded, and says so. Secrets are masked before the example is
+returned, so that no format can show them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from storecheck.counterexample import Counterexample, CounterexampleError
+from storecheck.counterexample import replay as replay_counterexample
+from storecheck.explore import Check, Failure
+from storecheck.lanes import render
+from storecheck.program import Program
+from storecheck.report import crashes
+from storecheck.report.codec import decode, encode
+from storecheck.report.crashes import CrashCounterexample
+from storecheck.report.document import (
+    KIND_NAMES,
+    Crash,
+    Deciding,
+    DecidingPoint,
+    Example,
+    Kind,
+    Race,
+    Replays,
+    Sequence,
+    Shrunk,
+    SourceExcerpt,
+    SourceLine,
+)
+from storecheck.report.masking import mask, secret_values
+from storecheck.report.ordering import decide
+from storecheck.report.orders import SequentialModel
+from storecheck.report.points import Observation, following, observe
+from storecheck.report.races import VERBS, file_of, race_of, sources_of
+from storecheck.report.reproducer import CRASH, RACE, reproducer
+from storecheck.report.sequences import is_sequential, sequence_of
+from storecheck.schedule import ReplayDiverged
+from storecheck.syscalls import Transform
+
+REPLAYS: Final = 20
+"""Replays of each failing example. A schedule that replays 20 times depends on nothing that is not recorded."""
+
+FAILURES_DIRECTORY: Final = ".storecheck/failures"
+ID_CHARACTERS: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What is known of a counterexample beyond itself.
+
+    Attributes:
+        promise: id of the promise that it breaks, or empty.
+        promise_text: the promise in words, or empty.
+        test: pytest node that found it, or empty.
+        found: sizes when it was met, before shrinking: points, processes, operations, preemptions.
+        shards: those that found it.
+    """
+
+    promise: str = ""
+    promise_text: str = ""
+    test: str = ""
+    found: Mapping[str, int] | None = None
+    shards: tuple[int, ...] = ()
+
+
+def sizes_of(failure: Failure) -> dict[str, int]:
+    """How large a failure is, to be compared with what it shrinks to."""
+    return {
+        "points": failure.execution.steps,
+        "processes": len(failure.program.processes),
+        "operations": failure.program.operations(),
+    }
+
+
+def import_path(path: str) -> Any:
+    """The object at `module:name`.
+
+    Raises:
+        CounterexampleError: it cannot be imported.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CounterexampleError(f"{path!r} cannot be imported: {error}") from error
+
+
+def transform_of(document: Counterexample | CrashCounterexample) -> Transform | None:
+    """What plants the bug that the document names, or None."""
+    if document.transform is None:
+        return None
+    found = import_path(document.transform)
+    if document.transform_argument is not None:
+        return cast("Callable[[str], Transform]", found)(document.transform_argument)
+    return cast("Transform", found)
+
+
+def load_crash(path: Path) -> CrashCounterexample:
+    """Read a crash counterexample.
+
+    Raises:
+        CounterexampleError: naming the file and what is wrong.
+    """
+    try:
+        return crashes.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CounterexampleError(f"{path}: {error}") from error
+
+
+# Races and sequences
+
+
+def example_of(document: Counterexample, origin: Origin, *, planted: Transform | None = None) -> Example:
+    """The failing example that a counterexample is.
+
+    Args:
+        document: what to tell.
+        origin: where it comes from.
+        planted: the planted bug, if the document names none.
+    """
+    transform = planted or transform_of(document)
+    check = None if document.check is None else cast("Check", import_path(document.check))
+    try:
+        observation = observe(
+            document.program,
+            chooser=following(document.choices, document.program),
+            faults=document.faults,
+            transform=transform,
+        )
+        replays = _replays(document, planted=planted)
+    except ReplayDiverged as error:
+        return _told_as_recorded(document, origin, f"It no longer replays: {error}.")
+    if replays.failed == 0:
+        return _told_as_recorded(document, origin, "It no longer fails when it is replayed.")
+    return _told(document, origin, observation, check=check, transform=transform, replays=replays)
+
+
+def _replays(document: Counterexample, *, planted: Transform | None) -> Replays:
+    failed = 0
+    for _ in range(REPLAYS):
+        replayed = replay_counterexample(document, planted=planted)
+        failed += replayed.same and replayed.finding == document.finding
+    return Replays(failed=failed, tried=REPLAYS)
+
+
+def _told(
+    document: Counterexample,
+    origin: Origin,
+    observation: Observation,
+    *,
+    check: Check | None,
+    transform: Transform | None,
+    replays: Replays,
+) -> Example:
+    model = cast("SequentialModel | None", getattr(check, "model", None))
+    file = file_of(observation)
+    sequential = is_sequential(observation.execution) and observation.execution.deadlock is None
+    decided = None
+    if check is not None and not sequential:
+        decided = decide(observation, check=check, transform=transform, file=file)
+    decisive = decided[1] if decided is not None else ()
+    race, numbers = race_of(observation, file=file, decisive=decisive, model=model)
+    sequence = sequence_of(observation, file=file, model=model) if sequential else None
+    deciding = None if decided is None else _with_numbers(decided[0], numbers)
+    sources = sources_of(observation, decisive or _last_looks(observation, file), numbers | _unnumbered(observation))
+    kind: Kind = "sequence" if sequence is not None else "race"
+    return _example(
+        kind=kind,
+        document=document.to_json(),
+        program=document.program,
+        origin=origin,
+        title=_sequence_title(sequence) if sequence is not None else _race_title(race, document),
+        verdict=_sequence_verdict(sequence) if sequence is not None else _race_verdict(race, deciding, document),
+        fingerprint=_fingerprint(origin.promise, kind, _order_of(race, sequence, deciding), sources),
+        replays=replays,
+        shrunk=_shrunk(origin, observation),
+        preemptions=observation.execution.preemptions,
+        race=race if sequence is None else None,
+        sequence=sequence,
+        deciding=deciding,
+        sources=() if sequence is not None and not decisive else sources,
+        raw="\n".join([document.finding.message, "", *_lanes(document)]),
+    )
+
+
+def _unnumbered(observation: Observation) -> dict[int, int]:
+    return {index: happening.line.step for index, happening in enumerate(observation.happenings)}
+
+
+def _last_looks(observation: Observation, file: str) -> tuple[int, ...]:
+    """Without a deciding order: the last call of each process on the file."""
+    last = {
+        happening.line.process: index
+        for index, happening in enumerate(observation.happenings)
+        if happening.target == file and happening.stack
+    }
+    return tuple(last.values())
+
+
+def _with_numbers(deciding: Deciding, numbers: Mapping[int, int]) -> Deciding:
+    points = tuple(
+        DecidingPoint(process=point.process, verb=VERBS.get(point.verb, point.verb), number=numbers[point.number])
+        for point in deciding.points
+    )
+    return decode(Deciding, {**encode(deciding), "points": encode(points)})
+
+
+def _lanes(document: Counterexample) -> list[str]:
+    return render(document.trace, processes=len(document.program.processes))
+
+
+def _shrunk(origin: Origin, observation: Observation) -> tuple[Shrunk, ...]:
+    if origin.found is None:
+        return ()
+    execution = observation.execution
+    now = {
+        "points": execution.steps,
+        "processes": len(execution.program.processes),
+        "operations": execution.program.operations(),
+    }
+    return tuple(
+        Shrunk(what=what, before=origin.found[what], after=after)
+        for what, after in now.items()
+        if origin.found.get(what, after) != after
+    )
+
+
+def _order_of(race: Race, sequence: Sequence | None, deciding: Deciding | None) -> list[str]:
+    """The deciding order without names and numbers of processes: the same for the same cause."""
+    if sequence is not None:
+        return [step.call.partition("(")[0] for step in sequence.steps]
+    letters: dict[int, str] = {}
+    points = deciding.points if deciding is not None else ()
+    if not points:
+        return [point.verb for point in race.points if point.overwrites is not None or point.stale]
+    return [f"{letters.setdefault(point.process, 'ABCDEFGH'[len(letters) % 8])} {point.verb}" for point in points]
+
+
+def _fingerprint(promise: str, kind: str, order: list[str], sources: tuple[SourceExcerpt, ...]) -> str:
+    """Names the cause: promise, deciding order and source lines. Line numbers may move, seeds do not count."""
+    lines = sorted({f"{each.path}: {line.text.strip()}" for each in sources for line in each.lines if line.marked})
+    text = json.dumps([promise, kind, order, lines])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+# Words
+
+
+def _race_title(race: Race, document: Counterexample) -> str:
+    loss = next((point for point in race.points if point.overwrites is not None), None)
+    if loss is not None:
+        author = race.versions[loss.overwrites or 0].author
+        return f"P{loss.process + 1} overwrote {author}’s newer data"
+    if document.finding.kind == "deadlock":
+        return f"{' and '.join(lane.name for lane in race.lanes)} wait for each other for ever"
+    stale = next((point for point in race.points if point.stale), None)
+    if stale is not None:
+        return f"P{stale.process + 1} went on with v{stale.sees} of {race.file} when v{stale.disk} was there"
+    return document.title[:1].upper() + document.title[1:]
+
+
+def _race_verdict(race: Race, deciding: Deciding | None, document: Counterexample) -> tuple[str, ...]:
+    loss = next((point for point in race.points if point.overwrites is not None), None)
+    if loss is None:
+        return (document.finding.message[:1].upper() + document.finding.message[1:].rstrip(".") + ".",)
+    who, built = f"P{loss.process + 1}", _built_from(race, loss.process, loss.number)
+    locked = loss.process in loss.held
+    author = race.versions[loss.overwrites or 0].author
+    sentences = [f"{who} knew `v{built}` when {author} published `v{loss.overwrites}`."]
+    check = next((point for point in race.points if point.importance == "check"), None)
+    if check is not None and not any(check.process == each for each in check.held):
+        sentences[0] = (
+            f"{who} looked at the file at point {check.number} **without holding the lock**. "
+            f"{author} published `v{loss.overwrites}` in between."
+        )
+    without = "" if locked else ", **without holding the lock**"
+    lost = [row for row in race.fields if row.lost]
+    gone = ""
+    if lost:
+        row = lost[0]
+        gone = f", and `{row.field} = {row.expected if row.expected is not None else 'nothing'}` is lost"
+        if len(lost) > 1:
+            gone += f" with {len(lost) - 1} more"
+    sentences.append(f"{who} then renamed a file built from `v{built}` over it{without}{gone}.")
+    if deciding is not None and deciding.with_failed == deciding.with_tried:
+        sentences.append(f"It fails whenever these {len(deciding.points)} calls come in this order.")
+    return tuple(sentences)
+
+
+def _built_from(race: Race, process: int, before: int) -> int:
+    known = [
+        point.sees if point.sees is not None else point.publishes
+        for point in race.points[: before - 1]
+        if point.process == process and (point.sees is not None or point.publishes is not None)
+    ]
+    return known[-1] if known and known[-1] is not None else 0
+
+
+def _sequence_title(sequence: Sequence) -> str:
+    wrong = next((step for step in sequence.steps if step.expected is not None), None)
+    if wrong is not None:
+        name = wrong.call.partition("(")[0]
+        return f"P{wrong.process + 1}’s {name} answers {_short(wrong.returned)} instead of {_short(wrong.expected or '')}"
+    last = sequence.steps[-1]
+    return f"After P{last.process + 1}’s {last.call.partition('(')[0]} the file does not hold what was written"
+
+
+def _sequence_verdict(sequence: Sequence) -> tuple[str, ...]:
+    wrong = next((step for step in sequence.steps if step.expected is not None), None)
+    if wrong is None:
+        return (
+            f"After step {len(sequence.steps)} the model and the file differ.",
+            f"Expected `{_short(sequence.expected, 160)}`, found `{_short(sequence.found, 160)}`.",
+        )
+    first = f"Step {wrong.number} answers `{_short(wrong.returned, 120)}`; the model says `{_short(wrong.expected or '', 120)}`."
+    if wrong.cache.startswith("not read"):
+        return (first, f"The file holds `v{wrong.disk}`, but this step **did not read it**: the answer is the cache’s.")
+    return (first, f"The file holds `v{wrong.disk}` at that moment.")
+
+
+def _short(text: str, characters: int = 48) -> str:
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+
+
+# Crashes
+
+
+def crash_example_of(document: CrashCounterexample, origin: Origin) -> Example:
+    """The failing example that a crash counterexample is."""
+    transform = transform_of(document)
+    failed = 0
+    run, state = None, None
+    for _ in range(REPLAYS):
+        run, state, same = crashes.replay(document, transform=transform)
+        failed += same
+    assert run is not None
+    if state is None:
+        raise CounterexampleError(f"{document.title}: the state of the disk that was found is no longer possible")
+    crash = crashes.crash_of(run, state)
+    sources = _crash_sources(run.observation, crash)
+    order = [document.violation.kind, *sorted({text.split(" ", maxsplit=1)[0] for text in crash.lost})]
+    order.append(crash.operations[-1].verb if crash.operations else "")
+    return _example(
+        kind="crash",
+        document=document.to_json(),
+        program=document.program,
+        origin=origin,
+        title=_crash_title(crash, document),
+        verdict=_crash_verdict(crash, document),
+        fingerprint=_fingerprint(origin.promise, "crash", order, sources),
+        replays=Replays(failed=failed, tried=REPLAYS),
+        shrunk=(),
+        preemptions=None,
+        crash=crash,
+        sources=sources,
+        raw=f"{document.violation}\n{state}",
+    )
+
+
+def _crash_sources(observation: Observation, crash: Crash) -> tuple[SourceExcerpt, ...]:
+    """The line that made the change that was lost, or the last change before the power went."""
+    lost = [operation for operation in crash.operations if operation.persisted == "no" and operation.source]
+    chosen = lost or [operation for operation in crash.operations if operation.source][-1:]
+    by_path: dict[str, dict[int, str]] = {}
+    for operation in chosen:
+        path, _, line = operation.source.rpartition(":")
+        by_path.setdefault(path, {})[int(line)] = f"operation {operation.number}, {operation.verb}"
+    return tuple(
+        SourceExcerpt(
+            path=path,
+            lines=tuple(
+                SourceLine(
+                    number=number,
+                    text=observation.sources[path][number - 1],
+                    note=marked.get(number, ""),
+                    marked=number in marked,
+                )
+                for number in _around(marked, len(observation.sources[path]))
+            ),
+        )
+        for path, marked in by_path.items()
+    )
+
+
+def _around(lines: Mapping[int, str], last: int) -> list[int]:
+    shown = {each for line in lines for each in range(max(1, line - 2), min(last, line + 4) + 1)}
+    return sorted(shown)
+
+
+def _crash_title(crash: Crash, document: CrashCounterexample) -> str:
+    call = document.program.processes[0].operations[-1].name
+    if document.violation.kind == "lost acknowledged":
+        return f"{call}() returned, then a power loss undid it"
+    if document.violation.kind.startswith("corrupt"):
+        return f"A power loss during {call}() leaves a damaged {crash.file}"
+    if document.violation.kind == "lost file":
+        return f"A power loss takes {crash.file} away"
+    return f"A power loss during {call}(): {document.violation.text}"
+
+
+def _crash_verdict(crash: Crash, document: CrashCounterexample) -> tuple[str, ...]:
+    lost = " and ".join(crash.lost) or "nothing"
+    return (
+        f"Lost when the power went: **{lost}**.",
+        f"Of the {crash.states} disk states that a power loss in this call can leave under {crash.model}, "
+        f"{crash.broken} break{'s' if crash.broken == 1 else ''} the promise: "
+        f"recovery finds `{crash.recovered}`, and it must be `{crash.wanted}`.",
+    )
+
+
+# Both
+
+
+def _example(
+    *,
+    kind: Kind,
+    document: Mapping[str, Any],
+    program: Program,
+    origin: Origin,
+    title: str,
+    verdict: tuple[str, ...],
+    fingerprint: str,
+    replays: Replays | None,
+    shrunk: tuple[Shrunk, ...],
+    preemptions: int | None,
+    raw: str,
+    race: Race | None = None,
+    sequence: Sequence | None = None,
+    crash: Crash | None = None,
+    deciding: Deciding | None = None,
+    sources: tuple[SourceExcerpt, ...] = (),
+) -> Example:
+    identifier = f"{'seq' if kind == 'sequence' else kind}-{fingerprint[:ID_CHARACTERS]}"
+    directory = f"{FAILURES_DIRECTORY}/{identifier}"
+    name = identifier.replace("-", "_")
+    example = Example(
+        id=identifier,
+        kind=kind,
+        promise=origin.promise,
+        promise_text=origin.promise_text,
+        title=title,
+        verdict=verdict,
+        test=origin.test,
+        fingerprint=fingerprint,
+        replay=f"storecheck replay {directory}/counterexample.json",
+        run_as_test=f"pytest {directory}/test_{name}.py",
+        replays=replays,
+        shrunk=shrunk,
+        preemptions=preemptions,
+        first_seen="",
+        shards=origin.shards,
+        race=race,
+        sequence=sequence,
+        crash=crash,
+        deciding=deciding,
+        sources=sources,
+        environment=environment_of(program),
+        inputs=json.dumps({key: value for key, value in document.items() if key != "trace"}, indent=1, ensure_ascii=False),
+        reproducer=reproducer(
+            template=CRASH if kind == "crash" else RACE,
+            identifier=identifier,
+            kind=KIND_NAMES[kind],
+            title=title,
+            promise=origin.promise_text,
+        ),
+        raw=raw,
+    )
+    return masked(example, document)
+
+
+def masked(example: Example, document: Mapping[str, Any] | None = None) -> Example:
+    """The example with everything masked that looks like a secret, here or in the document it was made from."""
+    secrets = secret_values(document) if document is not None else set()
+    return decode(Example, mask(encode(example), secrets=secrets))
+
+
+def environment_of(program: Program) -> dict[str, str]:
+    """What the run depended on, in words."""
+    machine = program.machine
+    return {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "Machine": "simulated",
+        "Time stamps": f"{machine.stamp_granularity_ns:,} ns apart at best",
+        "Inode numbers": "the lowest free one is used again" if machine.inode_reuse == "lowest" else "never used again",
+        "Adapter": program.adapter,
+    } | {f"Parameter {name}": str(value) for name, value in program.parameters.items()}
+
+
+def _told_as_recorded(document: Counterexample, origin: Origin, why: str) -> Example:
+    return _example(
+        kind="test",
+        document=document.to_json(),
+        program=document.program,
+        origin=origin,
+        title=document.title[:1].upper() + document.title[1:],
+        verdict=(f"{document.finding.message.rstrip('.')}.", f"**{why}** What follows is what was recorded."),
+        fingerprint=_fingerprint(origin.promise, "test", [document.finding.message], ()),
+        replays=Replays(failed=0, tried=REPLAYS),
+        shrunk=(),
+        preemptions=None,
+        raw="\n".join(_lanes(document)),
+    )
+
+
+def write_failure(example: Example, document: Mapping[str, Any], directory: Path) -> None:
+    """Put counterexample and test of a failure into `directory`/<id>, where its replay command looks for them.
+
+    The counterexample is not masked: without its values it does not replay. Keep the directory where it is.
+    """
+    target = directory / example.id
+    target.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    (target / "counterexample.json").write_text(text, encoding="utf-8")
+    (target / f"test_{example.id.replace('-', '_')}.py").write_text(example.reproducer, encoding="utf-8")

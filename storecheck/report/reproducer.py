@@ -1,0 +1,54 @@
+"""Writes a counterexample as a test of its own: a plain pytest function that needs no Hypothesis.
+
+The document is written beside the test, so the test is a few lines that people can read, and replays exactly.
+"""
+
+from __future__ import annotations
+
+import re
+
+RACE = '''"""{title}
+
+{kind} {id}, written by storecheck. Fails as long as the bug is there; needs pytest and storecheck, no Hypothesis.
+"""
+
+from pathlib import Path
+
+from storecheck.counterexample import load, replay
+
+
+def test_{name}() -> None:
+    """{promise}"""
+    document = load(Path(__file__).with_name("counterexample.json"))
+    replayed = replay(document)
+    assert replayed.finding is None, replayed.finding.message
+'''
+
+CRASH = '''"""{title}
+
+{kind} {id}, written by storecheck. Fails as long as the bug is there; needs pytest and storecheck, no Hypothesis.
+"""
+
+from pathlib import Path
+
+from storecheck.report.examples import load_crash, transform_of
+from storecheck.report.crashes import record_run
+from storecheck.crash.recovery import check
+
+
+def test_{name}() -> None:
+    """{promise}"""
+    document = load_crash(Path(__file__).with_name("counterexample.json"))
+    run = record_run(
+        document.program, choices=document.choices, file=document.file, transform=transform_of(document)
+    )
+    report = check(run.recording, run.oracle)
+    assert not report.failures, str(report)
+'''
+
+
+def reproducer(*, template: str, identifier: str, kind: str, title: str, promise: str) -> str:
+    """The text of the test file."""
+    name = re.sub(r"\W+", "_", identifier)
+    safe = [text.replace("\\", "\\\\").replace('"""', "'''") for text in (title, promise or title)]
+    return template.format(id=identifier, name=name, kind=kind, title=f"{safe[0]}.", promise=f"{safe[1].rstrip('.')}.")
