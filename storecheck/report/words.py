@@ -1,0 +1,194 @@
+"""Words and numbers that all formats share, so that a page, a summary and a terminal say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from storecheck.report.document import KIND_NAMES, Deciding, Example, Race, Run
+from storecheck.verdict import EVIDENCE_KINDS, PromiseVerdict
+
+SECONDS_PER_MINUTE = 60
+MILLION = 1_000_000
+
+FIGURE_NAMES = {
+    "passed": "Passed",
+    "failed": "Failed",
+    "skipped": "Skipped",
+    "unfinished": "Not finished",
+    "schedules": "Schedules tried",
+    "histories": "Histories",
+    "steps": "Rule steps",
+    "crash_states": "Crash states",
+    "promises_passed": "Promises passed",
+    "promises_not_verified": "Promises not verified",
+    "mutants_killed": "Planted bugs killed",
+    "mutants_survived": "Planted bugs survived",
+    "duration_s": "Seconds of the longest shard",
+}
+
+
+def headline(run: Run) -> str:
+    """One line: what the run says."""
+    if run.missing_shards:
+        return f"{plural(len(run.missing_shards), 'shard')} did not report"
+    if run.examples:
+        return plural(len(run.examples), "failing example")
+    if run.failed:
+        return f"{plural(int(run.figures.get('failed', 0)), 'test')} failed"
+    return promise_headline(run) if run.promises else "nothing failed"
+
+
+def promise_headline(run: Run) -> str:
+    """How many promises passed, failed, and were not verified."""
+    counts = {name: sum(p.outcome == name for p in run.promises) for name in ("passed", "FAILED", "not verified")}
+    total = plural(len(run.promises), "promise")
+    return f"Of {total} {counts['passed']} passed, {counts['FAILED']} failed, {counts['not verified']} not verified"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def number(value: float) -> str:
+    """With thousands separated; fractions with one digit."""
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def duration(seconds: float) -> str:
+    """`14 min 12 s`."""
+    minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def clock(seconds: float) -> str:
+    """`14:12`."""
+    minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
+    return f"{minutes}:{rest:02d}"
+
+
+def day(stamp: str) -> str:
+    """`22 Nov 2026, 11:20 UTC`; what is no ISO 8601 stamp stays as it is."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+
+
+def seen(first: str, this_run: str) -> str:
+    """When a failure was first seen."""
+    return "this run" if first == this_run else day(first)
+
+
+def example_size(example: Example) -> str:
+    """What kind of failing example, in a few words."""
+    if example.race is not None:
+        size = f"{plural(len(example.race.lanes), 'process')[:-1]}es · {plural(len(example.race.points), 'point')}"
+        if len(example.race.lanes) == 1:
+            size = f"1 process · {plural(len(example.race.points), 'point')}"
+    elif example.sequence is not None:
+        size = plural(len(example.sequence.steps), "step")
+    elif example.crash is not None:
+        size = f"{example.crash.broken} of {plural(example.crash.states, 'disk state')}"
+    else:
+        size = "no counterexample"
+    shards = f" · shard{'s' if len(example.shards) > 1 else ''} {', '.join(map(str, example.shards))}"
+    return size + (shards if example.shards else "")
+
+
+def kind_name(kind: str) -> str:
+    """`Race`."""
+    return KIND_NAMES[kind]
+
+
+def counts_sentence(deciding: Deciding) -> str:
+    """What was counted with and without the order, without promising more."""
+    d = deciding
+    if d.with_failed == d.with_tried:
+        having = f"All **{d.with_failed}** of {d.with_tried} tried schedules with this order fail."
+    else:
+        having = f"**{d.with_failed}** of {d.with_tried} tried schedules with this order fail."
+    if d.without_tried == 0:
+        return f"{having} None without it was tried."
+    if d.without_passed == d.without_tried:
+        return f"{having} All **{d.without_passed:,}** without it pass."
+    failing = d.without_tried - d.without_passed
+    return f"{having} Of {d.without_tried:,} without it **{d.without_passed:,}** pass; {failing:,} fail by another order."
+
+
+def author_colours(race: Race) -> list[str]:
+    """Per version, which process's colour it has; `bad` for one that overwrote another."""
+    losses = {point.publishes for point in race.points if point.overwrites is not None}
+    return [
+        "bad" if version.number in losses else "p0" if version.author == "start" else f"p{_colour(version.author)}"
+        for version in race.versions
+    ] or ["p0"]
+
+
+def _colour(author: str) -> int:
+    return (int(author.removeprefix("P")) - 1) % 3 + 1
+
+
+def size_text(size_bytes: int | None) -> str:
+    """`1,204 B`."""
+    return "no file" if size_bytes is None else f"{size_bytes:,} B"
+
+
+def sampled(promise: PromiseVerdict) -> str:
+    """What the tests of a promise counted."""
+    counts = [f"{number(promise.evidence[kind])} {kind.replace('_', ' ')}" for kind in EVIDENCE_KINDS if kind in promise.evidence]
+    return ", ".join(counts) or "–"
+
+
+def tests_cell(promise: PromiseVerdict) -> str:
+    """How its tests ended."""
+    counts = {
+        "passed": promise.tests_passed,
+        "failed": promise.tests_failed,
+        "skipped": promise.tests_skipped,
+        "not finished": promise.tests_unfinished,
+    }
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"
+
+
+def mutants_cell(promise: PromiseVerdict) -> str:
+    """How many planted bugs were noticed."""
+    tried = len(promise.mutants_killed) + len(promise.mutants_survived)
+    if not tried and not promise.mutants_untried:
+        return "–"
+    text = f"{len(promise.mutants_killed)} of {tried}" if tried else ""
+    if promise.mutants_survived:
+        text += f", survived: {', '.join(promise.mutants_survived)}"
+    if promise.mutants_untried:
+        text += f"{', ' if text else ''}{len(promise.mutants_untried)} not tried"
+    return text
+
+
+def totals(run: Run) -> Iterator[tuple[str, str, bool]]:
+    """The figures of the run for the margin: name, value, whether it is bad."""
+    for name in ("passed", "failed", "skipped", "unfinished", "schedules", "histories", "steps", "crash_states"):
+        if name in run.figures:
+            value = run.figures[name]
+            text = f"{value / MILLION:.1f} M" if value >= MILLION else number(value)
+            yield FIGURE_NAMES[name], text, bool(value) and name in ("failed", "unfinished")
+
+
+def figure_rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
+    """Every figure with what it was in the kept run, and the change."""
+    before = run.kept.figures if run.kept is not None else {}
+    for name, value in run.figures.items():
+        shown = FIGURE_NAMES.get(name, name)
+        if name not in before:
+            yield shown, number(value), "–", "new" if run.kept is not None else ""
+            continue
+        difference = value - before[name]
+        share = f" ({difference / before[name]:+.0%})" if before[name] else ""
+        change = "same" if not difference else f"{'+' if difference > 0 else '−'}{number(abs(difference))}{share}"
+        yield shown, number(value), number(before[name]), change
+
+
+def plain(prose: str) -> str:
+    """Running text without its marks for code and emphasis."""
+    return prose.replace("**", "").replace("`", "")
