@@ -369,7 +369,8 @@ class ProcessImage:
         """What the interpreter does at the end of the main thread: wait for threads that are no daemons."""
         threading = vars(self.modules["threading"])
         main = threading["main_thread"]()
-        for thread in list(threading["_active"].values()):
+        # In limbo: started, but not entered among the active ones yet.
+        for thread in [*threading["_active"].values(), *threading["_limbo"].values()]:
             if thread is not main and not thread.daemon:
                 thread.join()
 
