@@ -1,10 +1,25 @@
 """Real processes: the other half of the verifier, which keeps the simulation honest.
 
 `ControlledRunner` leads real children through schedules of the simulation, call by call on a real disk; `confirm` does
-that for a counterexample.
+that for a counterexample. `run_race` lets real processes run freely and records what they are told.
 """
 
 from storecheck.processes.controlled import Confirmation, ControlError, ControlledRunner, RealRun, confirm
+from storecheck.processes.races import Race, RaceResult, Team, by_position, positional, run_race
 from storecheck.processes.script import Script, record
 
-__all__ = ["Confirmation", "ControlError", "ControlledRunner", "RealRun", "Script", "confirm", "record"]
+__all__ = [
+    "Confirmation",
+    "ControlError",
+    "ControlledRunner",
+    "Race",
+    "RaceResult",
+    "RealRun",
+    "Script",
+    "Team",
+    "by_position",
+    "confirm",
+    "positional",
+    "record",
+    "run_race",
+]

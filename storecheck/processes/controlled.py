@@ -21,12 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import multiprocess
-
 from storecheck.counterexample import Counterexample, _imported, _transform_of
 from storecheck.explore import Check, Finding, judge
 from storecheck.machine import MOUNT
 from storecheck.processes import following
+from storecheck.processes.children import child_context
 from storecheck.processes.following import WAIT_S, Errand, limit_silence
 from storecheck.processes.script import Script, record
 from storecheck.program import ROOT, Program
@@ -81,8 +80,7 @@ class _Child:
     """One real process and the pipe to it."""
 
     def __init__(self, errand: Errand) -> None:
-        context = multiprocess.get_context("forkserver")
-        context.set_forkserver_preload(["storecheck.processes.following"])
+        context = child_context()
         self._pipe, theirs = context.Pipe()
         limit_silence(self._pipe)
         self._process = context.Process(target=following.serve, args=(theirs, errand), daemon=True)

@@ -163,11 +163,11 @@ class _Led(Executor):
     def call_ended(
         self,
         *,
-        context: Context,
+        context: Context,  # noqa: ARG002 - as `Recorder` has it
         name: str,
-        arguments: tuple[object, ...],
+        arguments: tuple[object, ...],  # noqa: ARG002 - as `Recorder` has it
         result: object,
-        error: BaseException | None,  # noqa: ARG002 - as `Recorder` has it
+        error: BaseException | None,
     ) -> None:
         """A call ended: the answers must agree."""
         assert self.current is not None

@@ -161,10 +161,10 @@ class _Scribe:
         self,
         *,
         context: Context,
-        name: str,
-        arguments: tuple[object, ...],
+        name: str,  # noqa: ARG002 - as `Recorder` has it
+        arguments: tuple[object, ...],  # noqa: ARG002 - as `Recorder` has it
         result: object,
-        error: BaseException | None,  # noqa: ARG002 - as `Recorder` has it
+        error: BaseException | None,
     ) -> None:
         """A call ended."""
         executor, _ = context.running()

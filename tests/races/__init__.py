@@ -1,0 +1,1 @@
+"""Races of real processes on one store, and the same programs in simulation and controlled runs."""
