@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from sessionstore.draft import Draft
 from sessionstore.settings import Settings
@@ -46,20 +46,30 @@ class AsyncSessionStore:
         """An asynchronous context manager: the lock is held while its block runs, awaits included."""
         return AsyncEdit(self._store.edit(base=base, active_session=active_session))
 
+    @overload
     async def update(
         self,
-        mutator: Callable[[Draft], T] | Callable[[Draft], Awaitable[T]],
+        mutator: Callable[[Draft], Coroutine[Any, Any, T]],
         *,
         base: Snapshot | None = None,
         active_session: str | None = None,
-    ) -> Updated[T]:
+    ) -> Updated[T]: ...
+
+    @overload
+    async def update(
+        self, mutator: Callable[[Draft], T], *, base: Snapshot | None = None, active_session: str | None = None
+    ) -> Updated[T]: ...
+
+    async def update(
+        self, mutator: Callable[[Draft], Any], *, base: Snapshot | None = None, active_session: str | None = None
+    ) -> Updated[Any]:
         """Apply `mutator`, a function or a coroutine function, to a draft of the newest content and publish it."""
         edit = self.edit(base=base, active_session=active_session)
         async with edit as draft:
             result = mutator(draft)
             if inspect.isawaitable(result):
                 result = await result
-        return edit.updated(cast("T", result))
+        return edit.updated(result)
 
     async def save(self, sessions: Mapping[str, Mapping[str, Any]], *, active_session: str | None = None) -> Snapshot:
         """Replace the whole content by `sessions`."""

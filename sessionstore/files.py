@@ -252,7 +252,7 @@ def stat_identity(path: str) -> Identity | None:
 
 
 def make_parents(path: str) -> None:
-    """Create the missing directories above `path`, durably: each new name is synced into its parent."""
+    """Create the missing directories above `path`. `publish` makes them durable before the file is there."""
     missing: list[str] = []
     directory = os.path.dirname(path)
     while not os.path.isdir(directory):
@@ -262,10 +262,21 @@ def make_parents(path: str) -> None:
             break
         directory = parent
     for directory in reversed(missing):
-        # Another process may create the same directory, but only the one that syncs may rely on it: so both sync.
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
-        sync_directory(os.path.dirname(directory))
+
+
+def sync_ancestors(directory: str) -> None:
+    """Make the names of `directory` and of all directories above it durable, as far as this file system goes.
+
+    Whoever made them: another process may have been killed between making and syncing one.
+    """
+    device = os.stat(directory).st_dev
+    while (parent := os.path.dirname(directory)) != directory and os.stat(parent).st_dev == device:
+        # Syncing takes the right to read. Where a user has none, other programs made the directories.
+        if os.access(parent, os.R_OK):
+            sync_directory(parent)
+        directory = parent
 
 
 def sync_directory(directory: str) -> None:
@@ -353,6 +364,9 @@ def publish(
         UnknownOutcomeError: the new content is in place but the directory could not be synced.
         OSError: anything else; the file is as it was and no temporary file is left.
     """
+    if replaced is None:
+        # Before the file is there: a later writer that finds the file relies on its directories.
+        sync_ancestors(os.path.dirname(path))
     temporary = _temporary_name(path)
     renamed = False
     try:

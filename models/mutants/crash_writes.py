@@ -104,8 +104,10 @@ CRASH_MUTANTS: tuple[Mutant, ...] = (
         "WRITE3",
         _files(
             (
-                "            os.mkdir(directory, 0o700)\n        sync_directory(os.path.dirname(directory))\n",
-                "            os.mkdir(directory, 0o700)\n",
+                "    if replaced is None:\n"
+                "        # Before the file is there: a later writer that finds the file relies on its directories.\n"
+                "        sync_ancestors(os.path.dirname(path))\n",
+                "",
             )
         ),
         (_POWER_LOSS,),

@@ -336,7 +336,9 @@ def repair(path: str, *, lock_timeout_s: float) -> Repair:
         OSError: the disk refused; the file is as it was.
     """
     resolved = resolve(os.path.abspath(path))
-    if not os.path.lexists(resolved):
+    try:
+        os.lstat(resolved)
+    except FileNotFoundError:
         return Repair(None, None, 0)
     lock = WriteLock(resolved, process.PROCESS.path_lock(resolved), timeout_s=lock_timeout_s)
     try:
@@ -351,7 +353,11 @@ def repair(path: str, *, lock_timeout_s: float) -> Repair:
                 return Repair(copy, found, swept)
         return Repair(None, None, swept)
     finally:
-        lock.release()
+        # Twice, because a signal handler may interrupt the first.
+        try:
+            lock.release()
+        finally:
+            lock.release()
 
 
 def _replace(path: str, raw: bytes, version: FileVersion) -> tuple[str, Salvage]:

@@ -152,10 +152,8 @@ def test_a_mutator_that_is_a_coroutine_may_not_nest_either(store_path: Path) -> 
             draft["outer"] = {}
             return (await store.update(len)).result
 
-        mutator: Any = nest  # the type of `update` is for one kind of function at a time
-
         with pytest.raises(ReentrantUpdateError):
-            await store.update(mutator)
+            await store.update(nest)
         assert not await store.load()
         await store.update(lambda draft: draft.update({"next": {}}))
 

@@ -49,6 +49,7 @@ def around(name: str, **options: Any) -> Scenario:
 
 LINKED = {"link.json": Entry("symlink", mode=0o777, target=FILE), **TREE}
 PIECES = {FILE: store_file(sessions=5, size_bytes=60_000, mode=0o640)}
+CORRUPT = {FILE: Entry("file", STORE.content[:-1] + b"\0", mode=0o640)}
 ENFORCE = {"maintenance_mode": "enforce", "rotate_bytes": 1_000}
 
 CASES = (
@@ -65,6 +66,7 @@ CASES = (
     (Step(kind="save", size_bytes=5_000), around("first save", file="new/er/sessions.json", tree={})),
     (Step(kind="save"), around("save behind a link", given="link.json", tree=LINKED)),
     (Step(kind="update"), around("update with a backup", tree=TREE | BACKUPS, settings=ENFORCE)),
+    (Step(kind="repair"), around("repair", tree=CORRUPT)),
     (Step(kind="update"), around("update past a stray file", tree=TREE | {STRAY: Entry("file", b"{")})),
 )
 OPERATIONS = {surroundings.name: (step, surroundings) for step, surroundings in CASES}

@@ -207,7 +207,7 @@ def sum_of_all_adds_is_kept(recording: Recording, versions: list[bytes | None]) 
 
 @pytest.mark.promise("WRITE3")
 @pytest.mark.promise("WRITE1")
-@pytest.mark.parametrize("directory", [""], ids=["existing file"])
+@pytest.mark.parametrize("directory", ["", "new/er"], ids=["existing file", "new directories"])
 @pytest.mark.parametrize("kills", [0, 1], ids=["nobody killed", "one killed"])
 @pytest.mark.parametrize(
     "strategy", [PreemptionBounded(1), RandomSchedules(executions=20)], ids=["1 preemption", "random"]
