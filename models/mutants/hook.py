@@ -16,7 +16,9 @@ from types import CodeType, ModuleType
 
 from models.mutants.catalogue import mutant_by_id
 from models.mutants.planting import PACKAGE, Mutant, MutantError
-from storecheck.pytest_plugin import MUTANT_VARIABLE
+
+MUTANT_VARIABLE = "STORECHECK_MUTANT"
+"""As in `storecheck.pytest_plugin`, which every child process would have to import, pytest with it, for a name."""
 
 
 def active_mutant() -> Mutant | None:

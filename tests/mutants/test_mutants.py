@@ -21,7 +21,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from models.mutants import MUTANTS, Mutant, MutantError, Patch
+from models.mutants import MUTANTS, Mutant, MutantError, Patch, hook
 from models.mutants.hook import active_mutant
 from storecheck import verdict
 from storecheck.pytest_plugin import MUTANT_VARIABLE
@@ -135,6 +135,7 @@ def test_a_patch_that_does_not_fit_is_an_error() -> None:
 
 def test_an_unknown_mutant_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelled id must not run the real store under a mutant's name."""
+    assert hook.MUTANT_VARIABLE == MUTANT_VARIABLE, "pytest and the import hook look at different variables"
     monkeypatch.setenv(MUTANT_VARIABLE, "B64x")
     with pytest.raises(MutantError, match="there is no mutant 'B64x'"):
         active_mutant()
