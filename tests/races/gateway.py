@@ -180,6 +180,12 @@ def gateway(worker: int, thread: int, seed: int, *, operations: int = 30, remove
             yield Operation("set", {"session": session, "version": f"P{worker}/{thread}.{number}"})
 
 
+def contended(worker: int, thread: int, seed: int) -> Iterator[Operation]:
+    """Updates of one session, as fast as they go."""
+    for number in range(15):
+        yield Operation("set", {"session": SESSIONS[0], "version": f"P{worker}/{thread}.{seed}.{number}"})
+
+
 def few(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """The same, for stores of which one update takes long."""
     return gateway(worker, thread, seed, operations=8)
@@ -215,5 +221,5 @@ def readers(worker: int, thread: int, seed: int) -> Iterator[Operation]:
 def replacements(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Whole files, all of one size."""
     for number in range(60):
-        versions = dict.fromkeys(SESSIONS, f"P{worker}/{thread}.{seed:04}.{number:04}")
-        yield Operation("save", {"sessions": versions})
+        version = f"P{worker}/{thread}.{seed:04}.{number:04}"
+        yield saving(dict.fromkeys(SESSIONS, version))

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import settings
 
 from models.strategies import realistic_store
-from storecheck.history import Call, History, Operation
+from storecheck.history import Call, History
 from storecheck.linearizability import check, versioned_map
-from storecheck.processes import Race, RaceResult, Team, run_race
+from storecheck.processes import Race, RaceResult, Team, run_race, seen_at_end
 from storecheck.pytest_plugin import Evidence
 from tests.races import gateway
 
@@ -49,20 +49,13 @@ def gateways(workers: int, *, workload: str = "gateway", threads: int = 1, forks
 
 def with_what_is_left(result: RaceResult) -> History:
     """The history, and after it what the file says, read by nothing of ours."""
-    sessions = json.loads(result.files[gateway.FILE])
-    end = 1 + max(max(each.invoked_at, each.responded_at or 0) for each in result.history.operations)
-    left = gateway.versions_of(sessions)
+    left = gateway.versions_of(json.loads(result.files[gateway.FILE]))
     whole = any(each.call.name in ("load", "save") for each in result.history.operations)
-    calls = (
-        [Call(name="load", result=left)]
-        if whole
-        else [Call(name="get", argument=[key], result=left.get(key)) for key in gateway.SESSIONS]
+    if whole:
+        return seen_at_end(result.history, [Call(name="load", result=left)])
+    return seen_at_end(
+        result.history, [Call(name="get", argument=[key], result=left.get(key)) for key in gateway.SESSIONS]
     )
-    looks = tuple(
-        Operation(process="the disk", task="end", identifier=number, call=call, invoked_at=end, responded_at=end)
-        for number, call in enumerate(calls)
-    )
-    return replace(result.history, operations=(*result.history.operations, *looks))
 
 
 def filler(content: bytes) -> dict[str, object]:
