@@ -256,7 +256,9 @@ class _Parser:
         """The members of the part; None if it is not a part of a file in a canonical frame."""
         self.check_utf8()
         lead = ",\n  " if self.begin else "{\n  "
-        if self.text == ("\n}" if self.begin and to_end_of_file else lead):
+        if to_end_of_file and not self.begin:
+            return None  # nothing of the old version is left to rely on
+        if self.text == ("\n}" if to_end_of_file else lead):
             return self.index()  # whatever stood between the kept entries is gone
         if not self.text.startswith(lead):
             return None

@@ -380,3 +380,23 @@ def test_duplicate_keys_are_judged_by_what_they_say(entry: bytes, is_duplicate: 
             parse("s", raw)
     else:
         assert list(parse("s", raw).table.keys) == ["k"]
+
+
+@pytest.mark.promise("READ2", "SNAP5")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_file_cut_or_bitten_anywhere_is_judged_as_if_it_were_new(count: int) -> None:
+    """Every prefix, every suffix and every gap of a known file is accepted or refused as a first look at it would."""
+    old_raw = canonical({f"k{number}": {"n": number} if number else {} for number in range(count)})
+    old = snapshot_of(old_raw)
+    size = len(old_raw)
+    cuts = {old_raw[:start] + old_raw[end:] for start in range(size + 1) for end in range(start, size + 1)}
+    for raw in sorted(cuts):
+        try:
+            expected: Index | None = parse("s", raw)
+        except CorruptStoreError:
+            expected = None
+        if expected is None:
+            with pytest.raises(CorruptStoreError):
+                parse_changed("s", Content.of(raw), old)
+        else:
+            assert described(raw, parse_changed("s", Content.of(raw), old).index) == described(raw, expected)
