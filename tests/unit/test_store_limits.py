@@ -1,0 +1,208 @@
+"""The ends of a store's life and reach: closed objects, moved directories, strangers' files, awkward values."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sessionstore import (
+    ConflictError,
+    Draft,
+    SessionStore,
+    Settings,
+    StoreError,
+    UnstorableValueError,
+    clear_session_store_caches,
+    files,
+    process,
+)
+
+SETTINGS = Settings(maintenance_mode="off", lock_timeout_s=0.0)
+
+
+@pytest.mark.promise("CACHE5")
+def test_a_closed_store_holds_nothing_and_does_nothing(store_path: Path) -> None:
+    """Closing frees what is cached of the file, once; after it every verb raises."""
+    clear_session_store_caches()
+    with SessionStore(store_path, SETTINGS) as store:
+        store.save({"a": {}})
+        assert store.stats().cached_paths == 1
+    assert process.PROCESS.cache.paths == 0
+    for verb in (store.load, store.edit, lambda: store.read("a"), lambda: store.save({}), lambda: store.update(len)):
+        with pytest.raises(StoreError, match="closed"):
+            verb()
+    SessionStore(store_path, SETTINGS).load()
+    store.close()
+    assert process.PROCESS.cache.paths == 1
+
+
+@pytest.mark.promise("CACHE8")
+def test_a_relative_path_means_the_directory_it_was_given_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing the directory later does not move the store."""
+    monkeypatch.chdir(tmp_path)
+    store = SessionStore("here.json", SETTINGS)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    store.save({"a": {}})
+    assert (tmp_path / "here.json").exists()
+    assert store.path == str(tmp_path / "here.json")
+
+
+@pytest.mark.promise("WRITE4")
+def test_temporary_files_are_looked_for_again_after_a_while(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process sweeps at its first write, not at each, and again when a minute is over."""
+    clock = [time.monotonic_ns()]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock[0])
+    store = SessionStore(store_path, SETTINGS)
+    stray = Path(f"{files.temporary_prefix(str(store_path))}1.tmp")
+    stray = store_path.with_name(stray.name)
+    for number, (pause_ns, swept) in enumerate([(0, True), (59_999_999_999, False), (1, True)]):
+        clock[0] += pause_ns
+        stray.write_bytes(b"")
+        store.save({"a": {"n": number}})
+        assert stray.exists() != swept
+
+
+@pytest.mark.promise("SNAP1")
+@pytest.mark.parametrize("content", [b"{}", b'{"theirs": {}}'])
+def test_a_file_that_appears_during_an_update_is_not_overwritten(store_path: Path, content: bytes) -> None:
+    """An update that began without a file conflicts with one that a stranger made meanwhile; a save replaces it."""
+    store = SessionStore(store_path, SETTINGS)
+
+    def mutator(draft: Draft) -> None:
+        draft["mine"] = {}
+        store_path.write_bytes(content)
+
+    with pytest.raises(ConflictError):
+        store.update(mutator)
+    assert store_path.read_bytes() == content
+    store.save({"mine": {}})
+    assert list(store.load()) == ["mine"]
+
+
+@pytest.mark.promise("SNAP1")
+def test_a_stranger_in_the_same_tick_is_noticed(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes changed in place during an update conflict also when the file's stamps stay the same."""
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": {"n": 1}})
+    frozen = files.Identity.of(os.stat(store_path))
+    monkeypatch.setattr(files.Identity, "of", classmethod(lambda _, __: frozen))
+    monkeypatch.setattr(files.Identity, "is_settled", lambda *_: False)
+    content = store_path.read_bytes().replace(b"1", b"2")
+
+    def mutator(draft: Draft) -> None:
+        draft["b"] = {}
+        store_path.write_bytes(content)
+
+    with pytest.raises(ConflictError):
+        store.update(mutator)
+    assert store_path.read_bytes() == content
+
+
+@pytest.mark.promise("CACHE8", "READ1")
+def test_a_pipe_in_the_files_place_is_refused_at_once(store_path: Path) -> None:
+    """Opening a FIFO does not wait for its writer: it is not a regular file."""
+    os.mkfifo(store_path)
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            SessionStore(store_path, SETTINGS).load()
+        except StoreError as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=load, daemon=True)
+    reader.start()
+    reader.join(5)
+    if reader.is_alive():  # let it go, or it would outlive the test
+        os.close(os.open(store_path, os.O_RDWR | os.O_NONBLOCK))
+    assert [type(error) for error in errors] == [StoreError]
+
+
+@pytest.mark.promise("WRITE3")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_directories_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A write does not fail because syncing a directory is "not supported" there."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = SessionStore(tmp_path / "new" / "sessions.json", SETTINGS)
+    store.save({"a": {}})
+    assert list(store.load()) == ["a"]
+
+
+@pytest.mark.promise("READ4")
+def test_the_place_of_what_cannot_be_stored_is_told_in_full(store_path: Path) -> None:
+    """The path inside the entry names every key and number on the way, and the session as it is written."""
+    with pytest.raises(UnstorableValueError) as caught, SessionStore(store_path, SETTINGS).edit() as draft:
+        draft[" A"] = {"b": [{"c d": {1}}]}
+    assert (caught.value.session_key, caught.value.value_path) == ("a", '["b"][0]["c d"]')
+    assert not store_path.exists()
+
+
+@pytest.mark.promise("READ4")
+def test_one_value_in_two_places_is_no_cycle(store_path: Path) -> None:
+    """A list that an entry holds twice, and two entries share, is stored in all places."""
+    shared = [1]
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": {"x": shared, "y": [shared, shared]}, "b": {"x": shared}})
+    assert dict(store.load()) == {"a": {"x": [1], "y": [[1], [1]]}, "b": {"x": [1]}}
+
+
+@pytest.mark.promise("READ4", "READ2")
+def test_what_is_as_deep_as_can_be_read_can_be_written(store_path: Path) -> None:
+    """128 levels with the entry itself are written and read back; one more is refused by the write."""
+
+    def nested(levels: int) -> dict[str, object]:
+        value: dict[str, object] = {}
+        for _ in range(levels - 1):
+            value = {"v": value}
+        return value
+
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": nested(128)})
+    assert store.load(skip_cache=True)["a"] == nested(128)
+    with pytest.raises(UnstorableValueError):
+        store.save({"a": nested(129)})
+    assert store.load(skip_cache=True)["a"] == nested(128)
+
+
+class Loud(str):
+    """A string whose own idea of equality is not that of its text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.promise("READ4")
+def test_two_keys_that_are_spelled_the_same_are_refused(store_path: Path) -> None:
+    """Keys that only Python tells apart would become duplicates in the file, or lose one of two values."""
+    with pytest.raises(UnstorableValueError, match="two keys"):
+        SessionStore(store_path, SETTINGS).save({"a": {Loud("k"): 1, Loud("k"): 2}})
+    assert not store_path.exists()
+
+
+@pytest.mark.promise("SNAP3")
+def test_a_base_of_a_missing_file_is_reused_while_it_is_missing(store_path: Path) -> None:
+    """The snapshot of no file is a base like any other."""
+    store = SessionStore(store_path, SETTINGS)
+    base = store.load()
+    assert store.update(lambda draft: draft.update({"a": {}}), base=base).reused
+    assert not store.update(lambda draft: draft.update({"b": {}}), base=base).reused
+    assert set(store.load()) == {"a", "b"}
