@@ -5,7 +5,8 @@ particular store: the promises, the models and the store under test belong to th
 
 Every interleaving that matters, on a simulated machine::
 
-    from storecheck import Operation, PreemptionBounded, Program, explore, process
+    from storecheck import Operation, PreemptionBounded, Program, process
+    from storecheck.explore import explore
 
     # package/adapter.py, executed unmodified inside every simulated process:
     #     class Adapter:
@@ -36,22 +37,50 @@ Every interleaving that matters, on a simulated machine::
 fails with lanes; `storecheck.counterexample` writes and replays failures; `storecheck.adapters` has foreign writers.
 """
 
-from storecheck.explore import Check, Exploration, Failure, Finding, explore
-from storecheck.machine import MOUNT, Machine, MachineParameters
-from storecheck.program import Operation, ProcessProgram, Program, ProgramError, process
-from storecheck.runner import Execution, NoEvidence, OperationRecord, Runner
-from storecheck.schedule import (
-    Dpor,
-    Exhausted,
-    Fault,
-    FaultPlan,
-    PreemptionBounded,
-    RandomSchedules,
-    Replay,
-    ReplayDiverged,
-    Sampled,
-    Verdict,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storecheck.explore import Check, Exploration, Failure, Finding
+    from storecheck.machine import MOUNT, Machine, MachineParameters
+    from storecheck.program import Operation, ProcessProgram, Program, ProgramError, process
+    from storecheck.runner import Execution, NoEvidence, OperationRecord, Runner
+    from storecheck.schedule import (
+        Dpor,
+        Exhausted,
+        Fault,
+        FaultPlan,
+        PreemptionBounded,
+        RandomSchedules,
+        Replay,
+        ReplayDiverged,
+        Sampled,
+        Verdict,
+    )
+
+# pytest loads `storecheck.pytest_plugin`, and with it this package, wherever the distribution is installed: also for
+# who only uses the store, without greenlet and the rest of the extra `verify`. So names are imported when asked for.
+_HOMES = {
+    "explore": ("Check", "Exploration", "Failure", "Finding"),
+    "machine": ("MOUNT", "Machine", "MachineParameters"),
+    "program": ("Operation", "ProcessProgram", "Program", "ProgramError", "process"),
+    "runner": ("Execution", "NoEvidence", "OperationRecord", "Runner"),
+    "schedule": (
+        "Dpor",
+        "Exhausted",
+        "Fault",
+        "FaultPlan",
+        "PreemptionBounded",
+        "RandomSchedules",
+        "Replay",
+        "ReplayDiverged",
+        "Sampled",
+        "Verdict",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MOUNT",
@@ -79,6 +108,18 @@ __all__ = [
     "Runner",
     "Sampled",
     "Verdict",
-    "explore",
     "process",
 ]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

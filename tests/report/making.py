@@ -16,13 +16,14 @@ from typing import Any
 
 from models.mutants import mutant_by_id
 from models.promises import PROMISES
-from storecheck import MachineParameters, Operation, PreemptionBounded, Program, RandomSchedules, explore, process
+from storecheck import MachineParameters, Operation, PreemptionBounded, Program, RandomSchedules, process
 from storecheck.counterexample import from_failure
+from storecheck.explore import explore, sizes_of
 from storecheck.program import Json, ProcessProgram
 from storecheck.report import crashes
 from storecheck.report.document import Run, Shard, dumps
-from storecheck.report.examples import Origin, crash_example_of, example_of, sizes_of
-from tests.report.subject import FILE, explained, planted
+from storecheck.report.examples import Origin, crash_example_of, example_of
+from tests.report.subject import FILE, explained
 
 GOLDEN = Path(__file__).parent / "golden"
 ADAPTER = "tests.report.subject:Gateway"

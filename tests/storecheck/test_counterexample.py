@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from storecheck import PreemptionBounded, ReplayDiverged, explore
+from storecheck import PreemptionBounded, ReplayDiverged
 from storecheck.cli import main
 from storecheck.counterexample import Counterexample, CounterexampleError, from_failure, from_json, load, replay
+from storecheck.explore import explore
 from tests.storecheck.test_explore import counting, no_addition_lost
 
 CHECK = "tests.storecheck.test_explore:no_addition_lost"

@@ -8,17 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from storecheck import (
-    Dpor,
-    Execution,
-    Exhausted,
-    MachineParameters,
-    Operation,
-    ProcessProgram,
-    Program,
-    explore,
-    process,
-)
+from storecheck import Dpor, Execution, Exhausted, MachineParameters, Operation, ProcessProgram, Program, process
+from storecheck.explore import explore
 from storecheck.schedule import UNBOUNDED, Strategy
 from tests.storecheck.test_explore import ADD, counting, no_addition_lost
 

@@ -21,9 +21,9 @@ from storecheck import (
     ProgramError,
     RandomSchedules,
     Sampled,
-    explore,
     process,
 )
+from storecheck.explore import explore
 
 ADD = Operation("add")
 

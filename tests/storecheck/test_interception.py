@@ -27,9 +27,9 @@ from storecheck import (
     ProcessProgram,
     Program,
     RandomSchedules,
-    explore,
     process,
 )
+from storecheck.explore import explore
 from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage
 
 SUBJECTS = "tests.storecheck.subjects"
