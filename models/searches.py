@@ -74,7 +74,7 @@ def _appended(state: State, key: str, token: str) -> tuple[State, list[str]]:
     return _with_entry(state, key, entry), log
 
 
-def _after(state: State, call: Call) -> tuple[State, object]:
+def _after(state: State, call: Call) -> tuple[State, object]:  # noqa: C901 - one line for each operation
     """What the call leaves behind, and what it has to return."""
     argument: Any = call.argument
     key = argument.get("key", "")
@@ -391,6 +391,10 @@ def _add(key: str = "a", **arguments: Json) -> Operation:
     return _do("add", key=key, **arguments)
 
 
+def _append(key: str, token: str) -> Operation:
+    return _do("append", key=key, token=token)
+
+
 def _file(number: int, *, key: str = "a") -> str:
     return json.dumps({key: {"n": number}}, indent=2)
 
@@ -422,6 +426,11 @@ def _threads(*threads: tuple[Operation, ...], then: tuple[Operation, ...] = ()) 
     return ProcessProgram(operations=then, threads=threads)
 
 
+_LARGE: Final = json.dumps({key: {"n": 0, "text": "x" * 10} for key in "ab"}, indent=2).encode()
+_LARGE_REWRITTEN: Final[Json] = {"a": {"n": 0, "text": "x" * 9}, "bb": {"n": 0, "text": "x" * 10}}
+_LARGE_LIMIT_BYTES: Final = 80
+"""Less than `_LARGE` has, more than the positions of its entries cost."""
+
 _COARSE = MachineParameters(stamp_granularity_ns=4_000_000)
 _LINK, _LINKED, _DOTTED = SPELLINGS[1:]
 
@@ -429,7 +438,7 @@ RACES: Final[Mapping[str, Race]] = {
     race.name: race
     for race in (
         _race("two writers", "WRITE1 LOCK1", process_of(_add()), process_of(_add())),
-        _race("three writers", "WRITE1 LOCK1", *(process_of(_do("append", key="a", token=name)) for name in "xyz")),
+        _race("three writers", "WRITE1 LOCK1", *(process_of(_append("a", name)) for name in "xyz")),
         _race(
             "a chain and a writer",
             "SNAP1 SNAP3 SNAP5 WRITE1",
@@ -452,7 +461,7 @@ RACES: Final[Mapping[str, Race]] = {
         ),
         _race(
             "a writer and readers",
-            "WRITE2 CACHE6",
+            "WRITE2 CACHE6 CACHE9",
             process_of(_add(), _do("save", sessions={"b": {"n": 7}})),
             process_of(_do("load"), _do("read", key="a")),
             process_of(_do("read", name=FILE), _do("read", name=FILE), adapter=FOREIGN),
@@ -470,6 +479,14 @@ RACES: Final[Mapping[str, Race]] = {
             process_of(_do("save", sessions={"a": {"n": 2}}), _do("save", sessions={"a": {"n": 3}})),
             machine=_COARSE,
         ),
+        _race(
+            "own content, two other versions and an update",
+            "WRITE1 SNAP3",
+            process_of(_do("save", sessions={"a": {"n": 1}}), _add()),
+            process_of(_do("save", sessions={"a": {"n": 2}}), _do("save", sessions={"a": {"n": 3}})),
+            machine=_COARSE,
+        ),
+        _race("a file that appears", "CACHE6", process_of(_do("load"), _do("load")), process_of(_add()), stored=None),
         _race(
             "an old copy put in place",
             "CACHE6",
@@ -492,7 +509,7 @@ RACES: Final[Mapping[str, Race]] = {
             "a limit crossed by another",
             "CACHE6 SNAP1",
             process_of(_do("load"), _do("load"), _add(base="loaded")),
-            process_of(_do("append", key="long", token="x" * 40)),
+            process_of(_append("long", "x" * 40)),
             object_cache_max_bytes=50,
         ),
         _race(
@@ -505,9 +522,17 @@ RACES: Final[Mapping[str, Race]] = {
             "oversized, with bases",
             "SNAP1 SNAP2 SNAP4 SNAP5",
             process_of(_do("reuse", key="a"), _do("reuse", key="a")),
-            process_of(_do("save", sessions={"aa": {"n": 1}, "b": {"n": 0}})),
-            stored=TWO,
-            object_cache_max_bytes=70,
+            process_of(_do("save", sessions=_LARGE_REWRITTEN)),
+            stored=_LARGE,
+            object_cache_max_bytes=_LARGE_LIMIT_BYTES,
+        ),
+        _race(
+            "oversized, and a rewrite of its size",
+            "CACHE6 SNAP2",
+            process_of(_do("load"), _do("load"), _do("read", key="b"), _append("b", "x")),
+            process_of(_do("save", sessions=_LARGE_REWRITTEN)),
+            stored=_LARGE,
+            object_cache_max_bytes=_LARGE_LIMIT_BYTES,
         ),
         _race(
             "a foreign rename",
@@ -584,10 +609,16 @@ RACES: Final[Mapping[str, Race]] = {
         ),
         _race(
             "a writer that does not wait",
-            "LOCK1 LOCK2",
+            "LOCK1 LOCK2 WRITE4",
             process_of(_add()),
             process_of(_add(), _add()),
             lock_timeout_s=0.0,
+        ),
+        _race(
+            "a slow holder",
+            "LOCK2",
+            process_of(_do("slow", key="a", seconds=3)),
+            process_of(_do("sleep", seconds=2), _add()),
         ),
         _race(
             "time that is over",

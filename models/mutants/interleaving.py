@@ -17,7 +17,9 @@ def race_id(name: str) -> str:
 
 
 def _killed_by(*races: str) -> tuple[str, ...]:
-    return tuple(f"tests/concurrency/test_explored_races.py::test_a_race_is_run_through[{race_id(race)}]" for race in races)
+    return tuple(
+        f"tests/concurrency/test_explored_races.py::test_a_race_is_run_through[{race_id(race)}]" for race in races
+    )
 
 
 _FIRST_TRY = "fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)"
@@ -40,8 +42,12 @@ _GIVE_BACK = """        try:
 _UNLINK_LOCK = """            with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._lock_path)
 """
-_BEFORE_GIVING_BACK = _GIVE_BACK.replace("            _unlock(descriptor)\n", _UNLINK_LOCK + "            _unlock(descriptor)\n")
-_AFTER_GIVING_BACK = _GIVE_BACK.replace("            _unlock(descriptor)\n", "            _unlock(descriptor)\n" + _UNLINK_LOCK)
+_BEFORE_GIVING_BACK = _GIVE_BACK.replace(
+    "            _unlock(descriptor)\n", _UNLINK_LOCK + "            _unlock(descriptor)\n"
+)
+_AFTER_GIVING_BACK = _GIVE_BACK.replace(
+    "            _unlock(descriptor)\n", "            _unlock(descriptor)\n" + _UNLINK_LOCK
+)
 _TAKE = """        shared = self._path_lock
         pending = shared.kernel_wait
         if pending is None or not pending.listen_again():
@@ -68,7 +74,8 @@ _MAKE_FILE = """        self.descriptor = self._make_pid_file()
     def _wait_for_descriptor(self) -> bool:
 """
 _REMOVE_FILE = _GIVE_BACK.replace(
-    "            _unlock(descriptor)\n", '            os.unlink(self._lock_path + ".pid")\n            _unlock(descriptor)\n'
+    "            _unlock(descriptor)\n",
+    '            os.unlink(self._lock_path + ".pid")\n            _unlock(descriptor)\n',
 )
 _HOLDER_LIVES = """def _holder_lives(path: str) -> bool:
     try:
@@ -141,7 +148,10 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "lock: file unlinked while held, never looked at again",
         "The lock file is removed at release, and who waited for it does not notice that it locked a dead file.",
         "LOCK1",
-        (Patch("lock", _GIVE_BACK, _BEFORE_GIVING_BACK), Patch("lock", _IS_AT_PATH, "            if self.descriptor:\n")),
+        (
+            Patch("lock", _GIVE_BACK, _BEFORE_GIVING_BACK),
+            Patch("lock", _IS_AT_PATH, "            if self.descriptor:\n"),
+        ),
         _killed_by("inside the lock, again and again"),
     ),
     Mutant(
@@ -258,7 +268,8 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 _TAKEN,
                 _TAKEN.replace(
                     "                return True\n",
-                    "                os.write(self.descriptor, str(os.getpid()).encode())\n                return True\n",
+                    "                os.write(self.descriptor, str(os.getpid()).encode())\n"
+                    "                return True\n",
                 ),
             ),
             Patch(
@@ -275,8 +286,8 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "B35i",
         "write: the loser cleans up",
-        "A writer that wrote nothing sweeps temporary files after it gave the lock back, those of the next among them.",
-        "WRITE6",
+        "A writer that wrote nothing sweeps temporary files, also if that is because another one has the lock.",
+        "WRITE4",
         (
             Patch(
                 "store",
@@ -286,7 +297,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 + "                    sweep_temporary_files(self._operation.path)\n",
             ),
         ),
-        _killed_by("no change beside a change"),
+        _killed_by("a writer that does not wait"),
     ),
     Mutant(
         "B46i",
@@ -473,7 +484,13 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "cache: oversized content recognised by size",
         "Positions that are kept of a large file are used for any other content of its size.",
         "CACHE6",
-        (Patch("cache", "        return laid_out if ContentDigest.of(laid_out) == self.digest else None\n", "        return laid_out\n"),),
+        (
+            Patch(
+                "cache",
+                "        return laid_out if ContentDigest.of(laid_out) == self.digest else None\n",
+                "        return laid_out\n",
+            ),
+        ),
         _killed_by("oversized, and a rewrite of its size"),
     ),
 )
