@@ -1,8 +1,8 @@
 """Command line of the verifier: look at verdicts, search a program, replay and explain counterexamples.
 
 `storecheck verdict FILE` shows the verdict of an earlier run of pytest; `run` searches the schedules of one program;
-`replay` executes a counterexample again; `explain` shows its lanes without executing anything; `list` finds
-counterexamples below a directory. Tests are run by pytest, not here.
+`replay` executes a counterexample again; `list` finds counterexamples below a directory. Reports of runs and what
+explains them are in `storecheck.report.commands`. Tests are run by pytest, not here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from storecheck import verdict as verdicts
+from storecheck.report import commands as report_commands
 
 if TYPE_CHECKING:
     # Imported where used: `storecheck verdict` needs no simulator.
@@ -60,19 +61,30 @@ def show_verdict(file: Path) -> None:
 
 
 @main.command("run")
-@click.argument("program_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--check", "check_path", required=True, help="Import path module:function of the check.")
+@click.argument("program_file", metavar="PROGRAM_FILE|MODULE:FACTORY", type=click.Path(path_type=Path))
+@click.option("--check", "check_path", help="Import path module:function of the check.")
 @click.option("--preemptions", type=click.IntRange(0), help="Every schedule with at most so many preemptions.")
 @click.option("--executions", type=click.IntRange(1), default=EXECUTIONS_DEFAULT, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a counterexample here.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a counterexample here.")
 def run_program(  # noqa: PLR0917 - click names them
-    program_file: Path, check_path: str, preemptions: int | None, executions: int, seed: int, out: Path | None
+    program_file: Path, check_path: str | None, preemptions: int | None, executions: int, seed: int, out: Path | None
 ) -> None:
     """Search the schedules of the program in PROGRAM_FILE (JSON): random ones, or all within --preemptions.
 
-    Exit status: 0 nothing found, 1 a failure, 2 the program or check makes no sense.
+    Given MODULE:FACTORY, an adapter of any store (see storecheck.peers.protocol), examine what it promises instead;
+    --out is then a directory.
+
+    Exit status: 0 nothing found, 1 a failure, 2 the program, adapter or check makes no sense.
     """
+    if ":" in str(program_file) and not program_file.exists():
+        from storecheck.peers.commands import run_adapter
+
+        raise SystemExit(run_adapter(str(program_file), out=out))
+    if not program_file.is_file():
+        raise click.UsageError(f"there is no file {program_file}")
+    if check_path is None:
+        raise click.UsageError("--check is missing: give module:function")
     from storecheck.explore import explore
     from storecheck.schedule import PreemptionBounded, RandomSchedules
 
@@ -129,6 +141,8 @@ def replay_file(file: Path, times: int) -> None:
     from storecheck.counterexample import replay
     from storecheck.schedule import ReplayDiverged
 
+    if report_commands.is_crash(file):
+        raise SystemExit(report_commands.replay_crash(file, times=times))
     document = _load(file)
     exact = 0
     for number in range(times):
@@ -141,14 +155,6 @@ def replay_file(file: Path, times: int) -> None:
         exact += replayed.same and replayed.finding == document.finding
     click.echo(f"{exact} of {times} replays did exactly what was recorded.")
     raise SystemExit(0 if exact == times else 1)
-
-
-@main.command("explain")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def explain_file(file: Path) -> None:
-    """Show the lanes of the counterexample in FILE as recorded, without executing anything."""
-    document = _load(file)
-    _show(document, document.trace)
 
 
 @main.command("list")
@@ -188,3 +194,6 @@ def _show(document: Counterexample, trace: tuple[Line, ...]) -> None:
         marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
         click.secho(line, fg="red" if marked else None)
     click.secho(f"Finding: {document.finding.message}", fg="red")
+
+
+report_commands.register(main)

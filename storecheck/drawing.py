@@ -13,7 +13,7 @@ from typing import Final
 from hypothesis import strategies as st
 
 from storecheck.counterexample import Counterexample, from_failure
-from storecheck.explore import MAX_EXECUTIONS_DEFAULT, Check, Exploration, explore
+from storecheck.explore import MAX_EXECUTIONS_DEFAULT, Check, Exploration, explore, sizes_of
 from storecheck.lanes import render
 from storecheck.machine import MachineParameters
 from storecheck.program import Json, Operation, ProcessProgram, Program
@@ -30,9 +30,12 @@ NO_PARAMETERS: Final[Mapping[str, Json]] = {}
 class ScheduleFailure(AssertionError):  # noqa: N818 - what failed is a schedule
     """A schedule breaks the check. `counterexample` replays it."""
 
-    def __init__(self, message: str, counterexample: Counterexample) -> None:
+    def __init__(
+        self, message: str, counterexample: Counterexample, found_sizes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(message)
         self.counterexample = counterexample
+        self.found_sizes = found_sizes
 
 
 def machines(*, uid: int = 1000) -> st.SearchStrategy[MachineParameters]:
@@ -131,4 +134,5 @@ def verify(
         f"{len(document.program.processes)} processes, {document.program.operations()} operations, "
         f"{result.failure.preemptions} preemptions\n{lanes}",
         document,
+        None if result.found is None else sizes_of(result.found),
     )

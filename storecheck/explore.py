@@ -61,6 +61,15 @@ class Failure:
     execution: Execution
 
 
+def sizes_of(failure: Failure) -> dict[str, int]:
+    """How large a failure is, to be compared with what it shrinks to."""
+    return {
+        "points": failure.execution.steps,
+        "processes": len(failure.program.processes),
+        "operations": failure.program.operations(),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
     """What a search found and what it may claim.

@@ -24,6 +24,9 @@ import pytest
 from storecheck import verdict as verdicts
 from storecheck.verdict import MutantKill, PromiseText, TestMarks, TestRecord, Verdict
 
+pytest_plugins = ("storecheck.report.plugin",)
+"""Shards and reports."""
+
 MUTANT_VARIABLE = "STORECHECK_MUTANT"
 """Names the planted bug to run with; child processes inherit it."""
 
@@ -182,11 +185,12 @@ def pytest_configure(config: pytest.Config) -> None:
     promises = load_promises(location) if location else ()
     item_marks = _ItemMarks(location, frozenset(promise.id for promise in promises))
     config.pluginmanager.register(item_marks, "storecheck-marks")
-    wanted = config.getoption("verdict") or config.getoption("verdict_json")
+    wanted = config.getoption("verdict") or config.getoption("verdict_json") or config.getoption("report_dir")
     if not wanted or _is_worker(config):
         return
     if not promises:
-        raise pytest.UsageError("--verdict needs the list of promises. Set the ini option promises=module:attribute.")
+        option = "--report-dir" if config.getoption("report_dir") else "--verdict"
+        raise pytest.UsageError(f"{option} needs the list of promises. Set the ini option promises=module:attribute.")
     config.pluginmanager.register(_VerdictCollector(config, promises, item_marks), "storecheck-verdict")
 
 
@@ -343,7 +347,16 @@ class _VerdictCollector:
 
     # The end.
 
-    def _verdict(self, exit_status: int) -> Verdict:
+    def evidence_totals(self) -> dict[str, int]:
+        """What all finished tests counted, each test once."""
+        totals: dict[str, int] = {}
+        for nodeid in self._finished:
+            for kind, count in self._record(nodeid).evidence.items():
+                totals[kind] = totals.get(kind, 0) + count
+        return totals
+
+    def verdict(self, exit_status: int) -> Verdict:
+        """What the run says so far."""
         return verdicts.judge(
             self._promises,
             records=[self._record(nodeid) for nodeid in self._finished],
@@ -355,7 +368,7 @@ class _VerdictCollector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        verdict = self._verdict(exitstatus)
+        verdict = self.verdict(exitstatus)
         path: Path | None = self._config.getoption("verdict_json")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

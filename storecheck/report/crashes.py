@@ -8,6 +8,7 @@ the power went, and all states of that call. For programs whose processes replac
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ from storecheck.syscalls import Transform
 FORMAT: Final = "storecheck-crash-counterexample"
 VERSION: Final = 1
 COLUMNS: Final = ("everything kept", "content lost", "names lost", "both lost")
+
+TEMPORARY: Final = "the temporary file"
 
 _MEMBERS: Final = frozenset(
     {"format", "version", "title", "program", "schedule", "file", "model", "event", "lost", "violation", "transform"}
@@ -191,7 +194,9 @@ def find(
     return None
 
 
-def replay(document: CrashCounterexample, *, transform: Transform | None) -> tuple[RecordedRun, CrashState | None, bool]:
+def replay(
+    document: CrashCounterexample, *, transform: Transform | None
+) -> tuple[RecordedRun, CrashState | None, bool]:
     """Run again: the run, the recorded state if it is still possible, and whether it is still wrong in that way."""
     run = record_run(document.program, choices=document.choices, file=document.file, transform=transform)
     model = next(each for each in MODELS if each.name == document.model)
@@ -216,7 +221,7 @@ def crash_of(run: RecordedRun, state: CrashState) -> Crash:
         file=run.oracle.path.removeprefix(f"{ROOT}/"),
         model=state.model.name,
         operations=tuple(_operations(run, state, first=first)),
-        lost=tuple(change.text for change in state.lost),
+        lost=tuple(_shown_change(run.recording, change) for change in state.lost),
         recovered=_recovered(run, state, found),
         wanted=wanted,
         columns=COLUMNS,
@@ -277,12 +282,25 @@ def _sources_by_step(observation: Observation) -> dict[tuple[int, int], str]:
     }
 
 
+def _shown_change(recording: Recording, change: Change) -> str:
+    """The text of a change, with temporary files called what they are."""
+    text = change.text
+    for event in recording.events:
+        if isinstance(event, Renamed):
+            text = text.replace(f"'{event.source_name}'", TEMPORARY).replace(event.source_name, TEMPORARY)
+    for serial, name in _names(recording).items():
+        text = re.sub(rf"inode {serial}\b", name, text)
+    return text
+
+
 def _names(recording: Recording) -> dict[int, str]:
-    """What to call an inode: the first name that it got."""
+    """What to call an inode: the first name that it got; a temporary file's name is random and says nothing."""
     names = {serial: name for (_, name), serial in recording.disk.names.items()}
     for event in recording.events:
         if isinstance(event, Created | Linked):
             names.setdefault(event.serial, event.name)
+        elif isinstance(event, Renamed):
+            names[event.serial] = TEMPORARY
     return names
 
 
@@ -290,9 +308,9 @@ def _shown_event(event: DiskEvent, names: dict[int, str]) -> tuple[str, str]:
     def name(serial: int) -> str:
         return names.get(serial, "directory")
 
+    if isinstance(event, Created | Linked | Unlinked):
+        return {Created: "create", Linked: "link", Unlinked: "unlink"}[type(event)], name(event.serial)
     match event:
-        case Created():
-            return "create", event.name
         case Written():
             return "write", f"{len(event.content):,} B to {name(event.serial)}"
         case Truncated():
@@ -300,11 +318,7 @@ def _shown_event(event: DiskEvent, names: dict[int, str]) -> tuple[str, str]:
         case Synced():
             return "fsync", f"directory {name(event.serial)}" if event.directory else name(event.serial)
         case Renamed():
-            return "rename", f"{event.source_name} to {event.name}"
-        case Linked():
-            return "link", event.name
-        case Unlinked():
-            return "unlink", event.name
+            return "rename", f"{name(event.serial)} to {event.name}"
         case AttributesChanged():
             return "chmod", f"{name(event.serial)} to {event.mode:o}"
         case Marked():
@@ -318,9 +332,7 @@ def _column(lost: Iterable[Change]) -> int:
     return content + 2 * names
 
 
-def _grid(
-    run: RecordedRun, here: CrashState, *, first: int, last: int
-) -> tuple[tuple[CrashRow, ...], int, int]:
+def _grid(run: RecordedRun, here: CrashState, *, first: int, last: int) -> tuple[tuple[CrashRow, ...], int, int]:
     """All states of the call, row by moment, column by what is lost; how many are distinct and how many are wrong."""
     names = _names(run.recording)
     rows: list[CrashRow] = []
@@ -353,9 +365,8 @@ def _grid(
 
 def _cell(states: list[tuple[str, bool, bool]]) -> CrashCell:
     if not states:
-        return CrashCell(text="–", allowed="impossible", here=False)
+        return CrashCell(text="-", allowed="impossible", here=False)
     broken = any(each for _, each, _ in states)
     allowed: Allowed = "broken" if broken else "allowed"
     texts = dict.fromkeys(text for text, each, _ in states if each or not broken)
     return CrashCell(text=", ".join(texts), allowed=allowed, here=any(here for _, _, here in states))
-

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from storecheck.counterexample import Counterexample, CounterexampleError
 from storecheck.counterexample import replay as replay_counterexample
-from storecheck.explore import Check, Failure
+from storecheck.explore import Check
 from storecheck.lanes import render
 from storecheck.program import Program
 from storecheck.report import crashes
@@ -42,7 +42,7 @@ from storecheck.report.masking import mask, secret_values
 from storecheck.report.ordering import decide
 from storecheck.report.orders import SequentialModel
 from storecheck.report.points import Observation, following, observe
-from storecheck.report.races import VERBS, file_of, race_of, sources_of
+from storecheck.report.races import VERBS, file_of, flatten, indent_of, race_of, sources_of
 from storecheck.report.reproducer import CRASH, RACE, reproducer
 from storecheck.report.sequences import is_sequential, sequence_of
 from storecheck.schedule import ReplayDiverged
@@ -72,15 +72,6 @@ class Origin:
     test: str = ""
     found: Mapping[str, int] | None = None
     shards: tuple[int, ...] = ()
-
-
-def sizes_of(failure: Failure) -> dict[str, int]:
-    """How large a failure is, to be compared with what it shrinks to."""
-    return {
-        "points": failure.execution.steps,
-        "processes": len(failure.program.processes),
-        "operations": failure.program.operations(),
-    }
 
 
 def import_path(path: str) -> Any:
@@ -173,7 +164,7 @@ def _told(
     race, numbers = race_of(observation, file=file, decisive=decisive, model=model)
     sequence = sequence_of(observation, file=file, model=model) if sequential else None
     deciding = None if decided is None else _with_numbers(decided[0], numbers)
-    sources = sources_of(observation, decisive or _last_looks(observation, file), numbers | _unnumbered(observation))
+    sources = sources_of(observation, decisive or _last_looks(observation, file), _unnumbered(observation) | numbers)
     kind: Kind = "sequence" if sequence is not None else "race"
     return _example(
         kind=kind,
@@ -261,7 +252,7 @@ def _race_title(race: Race, document: Counterexample) -> str:
     loss = next((point for point in race.points if point.overwrites is not None), None)
     if loss is not None:
         author = race.versions[loss.overwrites or 0].author
-        return f"P{loss.process + 1} overwrote {author}’s newer data"
+        return f"P{loss.process + 1} overwrote {author}'s newer data"
     if document.finding.kind == "deadlock":
         return f"{' and '.join(lane.name for lane in race.lanes)} wait for each other for ever"
     stale = next((point for point in race.points if point.stale), None)
@@ -309,11 +300,30 @@ def _built_from(race: Race, process: int, before: int) -> int:
 
 def _sequence_title(sequence: Sequence) -> str:
     wrong = next((step for step in sequence.steps if step.expected is not None), None)
-    if wrong is not None:
-        name = wrong.call.partition("(")[0]
-        return f"P{wrong.process + 1}’s {name} answers {_short(wrong.returned)} instead of {_short(wrong.expected or '')}"
-    last = sequence.steps[-1]
-    return f"After P{last.process + 1}’s {last.call.partition('(')[0]} the file does not hold what was written"
+    if wrong is None:
+        last = sequence.steps[-1]
+        what, expected, found = _first_difference(sequence.expected, sequence.found)
+        name = last.call.partition("(")[0]
+        return f"P{last.process + 1}'s {name} left {what or 'the file'} {_short(found)} instead of {_short(expected)}"
+    name = wrong.call.partition("(")[0]
+    what, expected, found = _first_difference(wrong.expected or "", wrong.returned)
+    field = f"{what} " if what else ""
+    return f"P{wrong.process + 1}'s {name} answers {field}{_short(found)} instead of {_short(expected)}"
+
+
+def _first_difference(expected: str, found: str) -> tuple[str, str, str]:
+    """The first field that differs, as a short name and two values; the whole texts if they are no objects."""
+    try:
+        one, other = json.loads(expected), json.loads(found)
+    except ValueError:
+        return "", expected, found
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return "", expected, found
+    wanted, there = flatten(one), flatten(other)
+    for name in dict.fromkeys((*wanted, *there)):
+        if wanted.get(name) != there.get(name):
+            return name.rpartition(".")[2], wanted.get(name, "nothing"), there.get(name, "nothing")
+    return "", expected, found
 
 
 def _sequence_verdict(sequence: Sequence) -> tuple[str, ...]:
@@ -323,9 +333,10 @@ def _sequence_verdict(sequence: Sequence) -> tuple[str, ...]:
             f"After step {len(sequence.steps)} the model and the file differ.",
             f"Expected `{_short(sequence.expected, 160)}`, found `{_short(sequence.found, 160)}`.",
         )
-    first = f"Step {wrong.number} answers `{_short(wrong.returned, 120)}`; the model says `{_short(wrong.expected or '', 120)}`."
+    wanted = _short(wrong.expected or "", 120)
+    first = f"Step {wrong.number} answers `{_short(wrong.returned, 120)}`; the model says `{wanted}`."
     if wrong.cache.startswith("not read"):
-        return (first, f"The file holds `v{wrong.disk}`, but this step **did not read it**: the answer is the cache’s.")
+        return (first, f"The file holds `v{wrong.disk}`, but this step **did not read it**: the answer is the cache's.")
     return (first, f"The file holds `v{wrong.disk}` at that moment.")
 
 
@@ -357,7 +368,7 @@ def crash_example_of(document: CrashCounterexample, origin: Origin) -> Example:
         program=document.program,
         origin=origin,
         title=_crash_title(crash, document),
-        verdict=_crash_verdict(crash, document),
+        verdict=_crash_verdict(crash),
         fingerprint=_fingerprint(origin.promise, "crash", order, sources),
         replays=Replays(failed=failed, tried=REPLAYS),
         shrunk=(),
@@ -382,7 +393,7 @@ def _crash_sources(observation: Observation, crash: Crash) -> tuple[SourceExcerp
             lines=tuple(
                 SourceLine(
                     number=number,
-                    text=observation.sources[path][number - 1],
+                    text=observation.sources[path][number - 1][_indent(observation, path, marked) :],
                     note=marked.get(number, ""),
                     marked=number in marked,
                 )
@@ -391,6 +402,11 @@ def _crash_sources(observation: Observation, crash: Crash) -> tuple[SourceExcerp
         )
         for path, marked in by_path.items()
     )
+
+
+def _indent(observation: Observation, path: str, marked: Mapping[int, str]) -> int:
+    text = observation.sources[path]
+    return indent_of([text[number - 1] for number in _around(marked, len(text))])
 
 
 def _around(lines: Mapping[int, str], last: int) -> list[int]:
@@ -409,7 +425,7 @@ def _crash_title(crash: Crash, document: CrashCounterexample) -> str:
     return f"A power loss during {call}(): {document.violation.text}"
 
 
-def _crash_verdict(crash: Crash, document: CrashCounterexample) -> tuple[str, ...]:
+def _crash_verdict(crash: Crash) -> tuple[str, ...]:
     lost = " and ".join(crash.lost) or "nothing"
     return (
         f"Lost when the power went: **{lost}**.",
@@ -466,7 +482,7 @@ def _example(
         deciding=deciding,
         sources=sources,
         environment=environment_of(program),
-        inputs=json.dumps({key: value for key, value in document.items() if key != "trace"}, indent=1, ensure_ascii=False),
+        inputs=json.dumps({k: v for k, v in document.items() if k != "trace"}, indent=1, ensure_ascii=False),
         reproducer=reproducer(
             template=CRASH if kind == "crash" else RACE,
             identifier=identifier,

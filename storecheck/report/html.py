@@ -26,17 +26,21 @@ _VERSION = re.compile(r"v\d+")
 def render(run: Run) -> str:
     """The whole page."""
     css, js = _shipped("report.css"), _shipped("report.js").strip()
-    return _environment().get_template("report.html.j2").render(
-        run=run,
-        headline=words.headline(run),
-        promise_headline=words.promise_headline(run),
-        totals=list(words.totals(run)),
-        figures=list(words.figure_rows(run)),
-        css=Markup(css),  # noqa: S704 - shipped with this package
-        js=Markup(js),  # noqa: S704
-        style_hash=_hash(css),
-        script_hash=_hash(js),
-        schema=SCHEMA_ID,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            headline=words.headline(run),
+            promise_headline=words.promise_headline(run),
+            totals=list(words.totals(run)),
+            figures=list(words.figure_rows(run)),
+            css=Markup(css),  # noqa: S704 - shipped with this package
+            js=Markup(js),  # noqa: S704
+            style_hash=_hash(css),
+            script_hash=_hash(js),
+            schema=SCHEMA_ID,
+        )
     )
 
 
@@ -51,7 +55,13 @@ def _shipped(name: str) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    environment = Environment(loader=FunctionLoader(_shipped), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_shipped),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(
         prose=prose,
         day=words.day,
@@ -69,6 +79,7 @@ def _environment() -> Environment:
         has_wrong=_has_wrong,
         counts=words.counts_sentence,
         size_text=words.size_text,
+        indent_part=lambda text: text[: len(text) - len(text.lstrip())],
         sampled=words.sampled,
         tests_cell=words.tests_cell,
         mutants=words.mutants_cell,

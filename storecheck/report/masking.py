@@ -7,6 +7,7 @@ are masked without a key. A filter for accidents, not a protection against someb
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ _KNOWN_FORMS: Final = re.compile(
 def is_secret_key(key: str) -> bool:
     """Whether a key reads like that of a secret. `totalTokens` does not: a count of tokens is none."""
     words = [word.lower() for word in _CAMEL.findall(key)]
-    return not _WORDS.isdisjoint(words) or any(pair in _PAIRS for pair in zip(words, words[1:], strict=False))
+    return not _WORDS.isdisjoint(words) or any(pair in _PAIRS for pair in itertools.pairwise(words))
 
 
 def secret_values(value: object) -> set[str]:
@@ -52,7 +53,8 @@ def secret_values(value: object) -> set[str]:
 
 def _collect(value: object, found: set[str]) -> None:
     if isinstance(value, dict):
-        named = any(isinstance(value.get(part), str) and is_secret_key(value[part]) for part in ("field", "name", "key"))
+        names = [value.get(part) for part in ("field", "name", "key")]
+        named = any(isinstance(name, str) and is_secret_key(name) for name in names)
         for key, each in value.items():
             if is_secret_key(str(key)) or (named and key == "value"):
                 found.update(_texts(each))

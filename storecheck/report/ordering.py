@@ -40,7 +40,9 @@ MAX_PROCESSES_EXCHANGED: Final = 3
 """With more processes their exchanges are too many to be looked through."""
 
 _LOOKS: Final = frozenset({"read", "pread", "stat", "fstat", "lstat", "open", "lock"})
-_MAKES: Final = frozenset({"replace", "rename", "write", "pwrite", "ftruncate", "truncate", "unlink", "remove", "unlock"})
+_MAKES: Final = frozenset(
+    {"replace", "rename", "write", "pwrite", "ftruncate", "truncate", "unlink", "remove", "unlock"}
+)
 
 Event = tuple[int, str, str, int]
 Edge = tuple[Event, Event]
@@ -163,9 +165,7 @@ def _droppable_first(edges: list[Edge]) -> list[Edge]:
 # Schedules
 
 
-def _runs(
-    observation: Observation, *, check: Check, transform: Transform | None, schedules: int
-) -> Iterator[_Run]:
+def _runs(observation: Observation, *, check: Check, transform: Transform | None, schedules: int) -> Iterator[_Run]:
     program = observation.execution.program
     runner = Runner(program, transform=transform)
     seen: set[tuple[int, ...]] = set()

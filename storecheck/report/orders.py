@@ -73,7 +73,7 @@ def tried_orders(execution: Execution, model: SequentialModel) -> list[TriedOrde
         TooManyOrdersError: there are more than `MAX_ORDERS`.
     """
     found = model.stored(execution.files())
-    tried = []
+    tried: list[TriedOrder] = []
     for order in possible_orders(execution.operations):
         if len(tried) >= MAX_ORDERS:
             raise TooManyOrdersError(f"more than {MAX_ORDERS} orders of {len(execution.operations)} operations")
@@ -81,9 +81,7 @@ def tried_orders(execution: Execution, model: SequentialModel) -> list[TriedOrde
     return tried
 
 
-def _try(
-    order: tuple[OperationRecord, ...], execution: Execution, model: SequentialModel, found: Json
-) -> TriedOrder:
+def _try(order: tuple[OperationRecord, ...], execution: Execution, model: SequentialModel, found: Json) -> TriedOrder:
     state = model.begin(execution.program.files)
     differs = ""
     for record in order:

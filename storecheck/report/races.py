@@ -40,7 +40,7 @@ VERBS: Final[Mapping[str, str]] = {"replace": "rename", "fdatasync": "fsync", "p
 
 
 def file_of(observation: Observation) -> str:
-    """The file that a failing run is about: where something was overwritten, else what was published, else the first."""
+    """The file that a failing run is about: overwritten, else published, else the first."""
     for wanted in ("overwrites", "stale_against", "publishes"):
         for happening in observation.happenings:
             if getattr(happening, wanted) is not None:
@@ -98,9 +98,7 @@ def _shown(happenings: tuple[Happening, ...], file: str, decisive: frozenset[int
     return sorted({*near, *decisive})
 
 
-def _points(
-    observation: Observation, file: str, chosen: list[int], decisive: frozenset[int]
-) -> tuple[Point, ...]:
+def _points(observation: Observation, file: str, chosen: list[int], decisive: frozenset[int]) -> tuple[Point, ...]:
     points: list[Point] = []
     held: set[tuple[int, str]] = set()
     disk = 0
@@ -130,7 +128,7 @@ def _points(
                 process=process,
                 verb=VERBS.get(happening.verb, happening.verb),
                 what=_what(happening, observation, file),
-                note=_note(happening, importance, locked=locked, observation=observation, numbers=numbers, file=file),
+                note=_note(happening, importance, locked=locked, observation=observation, file=file),
                 sees=happening.sees if happening.file == file else None,
                 stale=happening.stale_against is not None,
                 publishes=happening.publishes if happening.file == file else None,
@@ -175,12 +173,11 @@ def _note(
     *,
     locked: bool,
     observation: Observation,
-    numbers: Mapping[int, int],
     file: str,
 ) -> str:
     if importance == "loss":
         author = observation.authors.get((file, happening.overwrites or 0), (-1, -1))[0]
-        whose = "the start’s" if author < 0 else f"P{author + 1}’s"
+        whose = "the start's" if author < 0 else f"P{author + 1}'s"
         return f"Overwrites v{happening.overwrites}: {whose} change is gone"
     if importance == "check":
         looked = {"open": "Opened", "stat": "Looked", "fstat": "Looked", "lstat": "Looked"}.get(happening.verb, "Read")
@@ -265,7 +262,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, dict) and value:
         found: dict[str, str] = {}
         for key, each in value.items():
-            found |= flatten(each, f"{prefix} › {key}" if prefix else str(key))
+            found |= flatten(each, f"{prefix}.{key}" if prefix else str(key))
         return found
     return {prefix or "(whole file)": shown_json(value)}
 
@@ -358,15 +355,21 @@ def _excerpts(observation: Observation, places: Mapping[tuple[str, int], list[st
             shown.update(range(max(1, line - CONTEXT_LINES), min(len(text), line + CONTEXT_LINES) + 1))
         marked = {line: places[path, line] for line in wanted}
         kept = sorted(shown, key=lambda line: min(abs(line - each) for each in wanted))[:MAX_EXCERPT_LINES]
+        indent = indent_of([text[line - 1] for line in kept])
         yield SourceExcerpt(
             path=path,
             lines=tuple(
                 SourceLine(
                     number=line,
-                    text=text[line - 1],
+                    text=text[line - 1][indent:],
                     note="; ".join(dict.fromkeys(marked.get(line, ()))),
                     marked=line in marked,
                 )
                 for line in sorted(kept)
             ),
         )
+
+
+def indent_of(lines: list[str]) -> int:
+    """How far all lines are indented."""
+    return min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)

@@ -85,9 +85,8 @@ def seen(first: str, this_run: str) -> str:
 def example_size(example: Example) -> str:
     """What kind of failing example, in a few words."""
     if example.race is not None:
-        size = f"{plural(len(example.race.lanes), 'process')[:-1]}es · {plural(len(example.race.points), 'point')}"
-        if len(example.race.lanes) == 1:
-            size = f"1 process · {plural(len(example.race.points), 'point')}"
+        lanes = len(example.race.lanes)
+        size = f"{lanes} process{'' if lanes == 1 else 'es'} · {plural(len(example.race.points), 'point')}"
     elif example.sequence is not None:
         size = plural(len(example.sequence.steps), "step")
     elif example.crash is not None:
@@ -115,7 +114,9 @@ def counts_sentence(deciding: Deciding) -> str:
     if d.without_passed == d.without_tried:
         return f"{having} All **{d.without_passed:,}** without it pass."
     failing = d.without_tried - d.without_passed
-    return f"{having} Of {d.without_tried:,} without it **{d.without_passed:,}** pass; {failing:,} fail by another order."
+    return (
+        f"{having} Of {d.without_tried:,} without it **{d.without_passed:,}** pass; {failing:,} fail by another order."
+    )
 
 
 def author_colours(race: Race) -> list[str]:
@@ -138,8 +139,8 @@ def size_text(size_bytes: int | None) -> str:
 
 def sampled(promise: PromiseVerdict) -> str:
     """What the tests of a promise counted."""
-    counts = [f"{number(promise.evidence[kind])} {kind.replace('_', ' ')}" for kind in EVIDENCE_KINDS if kind in promise.evidence]
-    return ", ".join(counts) or "–"
+    counts = [(promise.evidence[kind], kind.replace("_", " ")) for kind in EVIDENCE_KINDS if kind in promise.evidence]
+    return ", ".join(f"{number(count)} {kind}" for count, kind in counts) or "-"
 
 
 def tests_cell(promise: PromiseVerdict) -> str:
@@ -157,7 +158,7 @@ def mutants_cell(promise: PromiseVerdict) -> str:
     """How many planted bugs were noticed."""
     tried = len(promise.mutants_killed) + len(promise.mutants_survived)
     if not tried and not promise.mutants_untried:
-        return "–"
+        return "-"
     text = f"{len(promise.mutants_killed)} of {tried}" if tried else ""
     if promise.mutants_survived:
         text += f", survived: {', '.join(promise.mutants_survived)}"
@@ -181,11 +182,11 @@ def figure_rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
     for name, value in run.figures.items():
         shown = FIGURE_NAMES.get(name, name)
         if name not in before:
-            yield shown, number(value), "–", "new" if run.kept is not None else ""
+            yield shown, number(value), "-", "new" if run.kept is not None else ""
             continue
         difference = value - before[name]
         share = f" ({difference / before[name]:+.0%})" if before[name] else ""
-        change = "same" if not difference else f"{'+' if difference > 0 else '−'}{number(abs(difference))}{share}"
+        change = "same" if not difference else f"{'+' if difference > 0 else '-'}{number(abs(difference))}{share}"
         yield shown, number(value), number(before[name]), change
 
 

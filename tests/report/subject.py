@@ -71,7 +71,7 @@ class SessionsModel:
         sessions = dict(cast("dict[str, dict[str, Json]]", state))
         arguments = cast("dict[str, Any]", operation.arguments)
         if operation.name == "load":
-            return state, cast("Json", state)
+            return state, state
         if operation.name == "read":
             return state, cast("Json", sessions.get(arguments["key"]))
         if operation.name == "remove":

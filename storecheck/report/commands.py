@@ -1,0 +1,251 @@
+"""Commands of `storecheck` about reports: merge, show, open, explain, replay of crashes, completion.
+
+Exit status, for all of them: 0 nothing failed, 1 something failed, 2 wrong usage, 3 something did not report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from click.shell_completion import get_completion_class
+
+if TYPE_CHECKING:
+    from storecheck.report.document import Run
+    from storecheck.verdict import PromiseText
+
+REPORT_DIRECTORY: Final = ".storecheck/report"
+SHELLS: Final = ("bash", "zsh", "fish")
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("merge")
+@click.argument("shards", type=_DIRECTORY)
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Write here.")
+@click.option("--expect", type=click.IntRange(1), help="How many shards there should be; default: as they say.")
+@click.option("--kept", type=_FILE, help="run.json of the last kept run, to compare with.")
+@click.option("--annotate", is_flag=True, help="Print GitHub annotations, at most ten.")
+def merge_command(shards: Path, out: Path, expect: int | None, kept: Path | None, annotate: bool) -> None:
+    """Merge the run.json files below SHARDS into one report.
+
+    Exit status: 0 nothing failed, 1 something failed, 2 the documents do not belong together, 3 a shard did not
+    report, or what it left cannot be read.
+    """
+    from storecheck.report import merging, notices
+    from storecheck.report.document import load
+
+    found = merging.find_runs(shards)
+    for problem in found.unreadable:
+        click.echo(problem, err=True)
+    if not found.runs:
+        click.echo(f"No shard below {shards} left a run.json that can be read.", err=True)
+        raise SystemExit(merging.EXIT_INCOMPLETE)
+    try:
+        run = merging.merge(found.runs, expected=expect, kept=None if kept is None else load(kept))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    merging.write_report(run, out)
+    _show(run)
+    if annotate:
+        for line in notices.github(run):
+            click.echo(line)
+    click.echo(f"Report: {out / 'report.html'}")
+    raise SystemExit(merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run))
+
+
+@click.command("show")
+@click.argument("file", type=_FILE)
+@click.option(
+    "--format",
+    "wanted",
+    type=click.Choice(["terminal", "html", "markdown", "junit", "github", "gitlab", "json"]),
+    default="terminal",
+    show_default=True,
+)
+def show_command(file: Path, wanted: str) -> None:
+    """Show the run document FILE in another format, on standard output.
+
+    Exit status: 0, or 2 if FILE is no run document.
+    """
+    from storecheck.report import html, junit, markdown, notices
+    from storecheck.report.document import dumps
+
+    run = _load(file)
+    if wanted == "terminal":
+        _show(run)
+    elif wanted == "github":
+        for line in notices.github(run):
+            click.echo(line)
+    elif wanted == "gitlab":
+        click.echo(json.dumps(notices.gitlab(run), indent=1, ensure_ascii=False))
+    else:
+        render = {"html": html.render, "markdown": markdown.render, "junit": junit.render, "json": dumps}[wanted]
+        click.echo(render(run), nl=False)
+
+
+@click.command("open")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path(REPORT_DIRECTORY))
+def open_command(directory: Path) -> None:
+    """Open the report in DIRECTORY in the browser, and print its address.
+
+    Exit status: 0, or 2 if there is no report.
+    """
+    page = directory / "report.html"
+    if not page.is_file():
+        raise click.UsageError(f"{page} does not exist. Run pytest --report-dir {directory} first.")
+    address = page.resolve().as_uri()
+    webbrowser.open(address)
+    click.echo(address)
+
+
+@click.command("explain")
+@click.argument("target")
+@click.option("--promises", help="The project's list, module:attribute; default: as pyproject.toml says.")
+@click.option("--run", "run_file", type=_FILE, help=f"Run document; default: {REPORT_DIRECTORY}/run.json if it exists.")
+def explain_command(target: str, promises: str | None, run_file: Path | None) -> None:
+    """Explain TARGET: a promise by its id, or the counterexample in a file, without executing anything.
+
+    Exit status: 0, or 2 if there is no such promise or file.
+    """
+    path = Path(target)
+    if path.is_file():
+        explain_file(path)
+        return
+    listed = {promise.id: promise for promise in _promises(promises)}
+    if target.upper() not in listed:
+        known = ", ".join(listed)
+        raise click.UsageError(f"{target} is neither a file nor a promise. Promises are {known}.")
+    default = Path(REPORT_DIRECTORY, "run.json")
+    chosen = run_file if run_file is not None else default if default.is_file() else None
+    _explain_promise(listed[target.upper()], None if chosen is None else _load(chosen))
+
+
+def explain_file(path: Path) -> None:
+    """Show what is recorded in a counterexample."""
+    from storecheck import counterexample
+    from storecheck.lanes import render
+    from storecheck.report import examples
+
+    if is_crash(path):
+        try:
+            crash = examples.load_crash(path)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        click.secho(crash.title, bold=True)
+        click.echo(f"Power lost after event {crash.event} under {crash.model}; lost: {'; '.join(crash.lost)}")
+        click.secho(f"Finding: {crash.violation}", fg="red")
+        return
+    try:
+        document = counterexample.load(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.secho(document.title, bold=True)
+    for line in render(document.trace, processes=len(document.program.processes)):
+        marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
+        click.secho(line, fg="red" if marked else None)
+    click.secho(f"Finding: {document.finding.message}", fg="red")
+
+
+def is_crash(path: Path) -> bool:
+    """Whether a file says that it is a crash counterexample."""
+    from storecheck.report.crashes import FORMAT as CRASH_FORMAT
+
+    return f'"{CRASH_FORMAT}"' in path.read_text(encoding="utf-8", errors="replace")[:200]
+
+
+def replay_crash(path: Path, *, times: int) -> int:
+    """Replay a crash counterexample; the exit status."""
+    from storecheck.report import crashes, examples
+
+    try:
+        document = examples.load_crash(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    transform = examples.transform_of(document)
+    exact = sum(crashes.replay(document, transform=transform)[2] for _ in range(times))
+    click.secho(document.title, bold=True)
+    click.secho(f"Finding: {document.violation}", fg="red")
+    click.echo(f"{exact} of {times} replays did exactly what was recorded.")
+    return 0 if exact == times else 1
+
+
+def _explain_promise(promise: PromiseText, run: Run | None) -> None:
+    from storecheck.report import words
+
+    click.secho(f"{promise.id}: {promise.title}", bold=True)
+    click.echo(promise.text)
+    if run is None:
+        click.echo(f"No run is at hand. pytest --report-dir {REPORT_DIRECTORY} leaves one.")
+        return
+    for verdict in run.promises:
+        if verdict.id == promise.id:
+            click.echo(f"\nIn the run of {words.day(run.started_at)}: {verdict.outcome}")
+            click.echo(f"tests: {words.tests_cell(verdict)}; sampled: {words.sampled(verdict)}")
+            click.echo(f"planted bugs killed: {words.mutants_cell(verdict)}")
+            for test in verdict.tests:
+                click.echo(f"  {test}")
+    for example in run.examples:
+        if example.promise == promise.id:
+            click.secho(f"{words.kind_name(example.kind)}: {example.title}", fg="red")
+            click.echo(f"  {example.replay}")
+
+
+def _promises(location: str | None) -> tuple[PromiseText, ...]:
+    import pytest
+
+    from storecheck.pytest_plugin import load_promises
+
+    chosen = location or _location_in_pyproject(Path("pyproject.toml"))
+    if chosen is None:
+        raise click.UsageError("pyproject.toml names no list of promises. Give --promises module:attribute.")
+    try:
+        return load_promises(chosen)
+    except pytest.UsageError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _location_in_pyproject(path: Path) -> str | None:
+    """The value of pytest's option `promises`. A regular expression, since Python 3.10 cannot read TOML."""
+    if not path.is_file():
+        return None
+    match = re.search(r'^promises\s*=\s*"([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if match is None else match[1]
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion_command(context: click.Context, shell: str) -> None:
+    """Print the completion script for SHELL: eval "$(storecheck completion bash)"."""
+    found = get_completion_class(shell)
+    assert found is not None, "click has these three"
+    click.echo(found(context.find_root().command, {}, "storecheck", "_STORECHECK_COMPLETE").source())
+
+
+def _load(path: Path) -> Run:
+    from storecheck.report.document import load
+
+    try:
+        return load(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _show(run: Run) -> None:
+    from rich.console import Console
+
+    from storecheck.report import terminal
+
+    terminal.show(run, Console(file=sys.stdout, highlight=False))
+
+
+def register(main: click.Group) -> None:
+    """Add the commands to `storecheck`."""
+    for command in (merge_command, show_command, open_command, explain_command, completion_command):
+        main.add_command(command)

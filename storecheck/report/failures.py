@@ -1,0 +1,91 @@
+"""From failing tests to failing examples: with a counterexample in full, without one as pytest showed it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from storecheck import counterexample as counterexamples
+from storecheck.program import ProgramError
+from storecheck.report.document import Example
+from storecheck.report.examples import ID_CHARACTERS, Origin, example_of, masked, write_failure
+from storecheck.runner import NoEvidence
+from storecheck.verdict import Failure, PromiseVerdict, Verdict
+
+TITLE_CHARACTERS = 120
+
+
+def failures_of(verdict: Verdict) -> Iterator[tuple[Failure, PromiseVerdict | None]]:
+    """Every failing test once, with the first promise that it checks."""
+    seen: set[str] = set()
+    for promise in verdict.promises:
+        for failure in promise.failures:
+            if failure.nodeid not in seen:
+                seen.add(failure.nodeid)
+                yield failure, promise
+    for failure in verdict.other_failures:
+        if failure.nodeid not in seen:
+            seen.add(failure.nodeid)
+            yield failure, None
+
+
+def example_of_payload(
+    payload: Mapping[str, Any], failure: Failure, promise: PromiseVerdict | None, *, shard: int, directory: Path
+) -> Example:
+    """The counterexample that a failing test carried, told; its files are put below `directory`."""
+    origin = Origin(
+        promise=promise.id if promise is not None else "",
+        promise_text=promise.text if promise is not None else "",
+        test=failure.nodeid,
+        found=payload.get("found"),
+        shards=(shard,),
+    )
+    try:
+        example = example_of(counterexamples.from_json(payload["document"]), origin)
+    except (ProgramError, NoEvidence) as error:
+        # It needs something that only the test had, such as a check inside a function: shown as pytest showed it.
+        return example_of_failure(failure, promise, shard=shard, why=str(error))
+    write_failure(example, payload["document"], directory)
+    return example
+
+
+def example_of_failure(failure: Failure, promise: PromiseVerdict | None, *, shard: int, why: str = "") -> Example:
+    """A failing test without a counterexample."""
+    identity = json.dumps([promise.id if promise is not None else "", "test", failure.nodeid])
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    first = next((line.strip() for line in failure.example.splitlines() if line.strip()), failure.nodeid)
+    title = first if len(first) <= TITLE_CHARACTERS else f"{first[: TITLE_CHARACTERS - 1]}…"
+    sentences = ["This test left no counterexample that replays without it; what pytest showed is below."]
+    if why:
+        sentences = [f"Its counterexample cannot be run outside the test: {why.rstrip('.')}."]
+    return masked(
+        Example(
+            id=f"test-{fingerprint[:ID_CHARACTERS]}",
+            kind="test",
+            promise=promise.id if promise is not None else "",
+            promise_text=promise.text if promise is not None else "",
+            title=title,
+            verdict=tuple(sentences),
+            test=failure.nodeid,
+            fingerprint=fingerprint,
+            replay=failure.replay,
+            run_as_test=failure.replay,
+            replays=None,
+            shrunk=(),
+            preemptions=None,
+            first_seen="",
+            shards=(shard,),
+            race=None,
+            sequence=None,
+            crash=None,
+            deciding=None,
+            sources=(),
+            environment={},
+            inputs="",
+            reproducer="",
+            raw=failure.example,
+        )
+    )

@@ -1,0 +1,131 @@
+"""The run as Markdown for a CI step's summary, within the size that CI takes.
+
+GitHub refuses a summary over 1 MiB and shows nothing then. What does not fit is dropped, the folded details first, and
+the summary says what it dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from storecheck.report import words
+from storecheck.report.document import Example, Run
+
+BUDGET_BYTES: Final = 900 * 1024
+"""GitHub's limit is 1 MiB per step; other steps' output and the rendering's own growth need some of it."""
+
+NOTE_BYTES: Final = 400
+"""Kept free for the sentence about what was dropped."""
+
+
+def render(run: Run, *, budget_bytes: int = BUDGET_BYTES) -> str:
+    """The summary, at most `budget_bytes` long."""
+    head = f"## {'✕' if run.failed else '✓'} {_text(words.headline(run))}\n"
+    foot = _foot(run)
+    left = budget_bytes - len(f"{head}{foot}".encode()) - NOTE_BYTES
+    parts: list[str] = []
+    dropped: list[str] = []
+    wanted = [("the table of promises", _promises(run))]
+    wanted = [("the table of failing examples", _table(run)), *wanted]
+    wanted += [(f"details of {each.id}", _details(each, number)) for number, each in enumerate(run.examples, start=1)]
+    wanted += [(f"the failure of {each.nodeid}", _other(each.nodeid, each.example)) for each in run.other_failures]
+    for name, part in wanted:
+        size = len(part.encode())
+        if not part:
+            continue
+        if size > left:
+            dropped.append(name)
+            continue
+        left -= size
+        parts.append(part)
+    note = ""
+    if dropped:
+        shown = ", ".join(dropped[:4]) + (f" and {len(dropped) - 4} more" if len(dropped) > 4 else "")
+        limit = f"a summary holds {budget_bytes // 1024} KiB"
+        note = f"\nLeft out, because {limit}: {_text(shown)}. The full report has it.\n"
+        note = note if len(note.encode()) <= NOTE_BYTES else f"\n{len(dropped)} parts left out: see the full report.\n"
+    return "\n".join([head, *parts]) + note + foot
+
+
+def _text(text: str) -> str:
+    """Text that means itself in Markdown and in a table's cell."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text).replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    """Code in a table's cell; backquotes and bars cannot be escaped there."""
+    return f"`{text.replace('`', chr(39)).replace('|', '¦').replace(chr(10), ' ')}`"
+
+
+def _table(run: Run) -> str:
+    if not run.examples:
+        return ""
+    rows = ["| | Kind | What failed | Replay |", "|---|---|---|---|"]
+    for number, each in enumerate(run.examples, start=1):
+        what = f"**{_text(each.title)}**<br>{_text(words.example_size(each))}"
+        if each.promise:
+            what += f", breaks {_text(each.promise)}"
+        rows.append(f"| {number} | {words.kind_name(each.kind)} | {what} | {_code(each.replay)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _details(example: Example, number: int) -> str:
+    kind, size = words.kind_name(example.kind), _text(words.example_size(example))
+    head = f"<details><summary>{number}. {kind}: {size}</summary>\n\n"
+    lines = [_text(words.plain(" ".join(example.verdict))), ""]
+    if example.race is not None:
+        race = example.race
+        lines += ["| # | " + " | ".join(_text(f"{lane.name} {lane.role}") for lane in race.lanes) + " | Disk |"]
+        lines += ["|--:|" + "---|" * len(race.lanes) + ":-:|"]
+        for point in race.points:
+            cells = ["" for _ in race.lanes]
+            cell = f"`{point.verb}` {_text(point.what)}"
+            if point.sees is not None:
+                cell += f" sees v{point.sees}{', **stale**' if point.stale else ''}"
+            cells[point.process] = cell + (f"<br>**{_text(point.note)}**" if point.note else "")
+            disk = f"**v{point.disk}**" if point.publishes is not None else ""
+            lines.append(f"| {point.number} | {' | '.join(cells)} | {disk} |")
+    elif example.sequence is not None:
+        lines += ["| # | | Call | Disk | Returned |", "|--:|---|---|---|---|"]
+        for step in example.sequence.steps:
+            returned = _code(step.returned)
+            if step.expected is not None:
+                returned = f"✕ {returned} expected {_code(step.expected)}"
+            disk = f"v{step.disk}" if step.disk_changed else "same"
+            lines.append(f"| {step.number} | P{step.process + 1} | {_code(step.call)} | {disk} | {returned} |")
+    elif example.crash is not None:
+        lines += ["| # | Operation | On disk |", "|--:|---|---|"]
+        for each in example.crash.operations:
+            mark = {"yes": "✓", "no": "✕ **no**", "": ""}[each.persisted]
+            lines.append(f"| {each.number} | `{each.verb}` {_text(each.what)} | {mark} |")
+        lines.append(f"\nPower loss. Recovery sees {_code(example.crash.recovered)}, must be {example.crash.wanted}.")
+    if example.deciding is not None:
+        order = " → ".join(f"P{p.process + 1} {p.verb} ({p.number})" for p in example.deciding.points)
+        lines.append(f"\nOrder that matters: **{_text(order)}**. {words.counts_sentence(example.deciding)}")
+    return head + "\n".join(lines) + "\n</details>\n"
+
+
+def _other(nodeid: str, text: str) -> str:
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
+    return f"<details><summary>{_text(nodeid)}</summary>\n\n{fence}\n{text}\n{fence}\n</details>\n"
+
+
+def _promises(run: Run) -> str:
+    if not run.promises:
+        return ""
+    rows = ["| Promise | Outcome | Tests | Sampled | Planted bugs killed |", "|---|---|---|---|---|"]
+    for each in run.promises:
+        outcome = "**FAILED**" if each.outcome == "FAILED" else each.outcome
+        cells = [_text(words.tests_cell(each)), _text(words.sampled(each)), _text(words.mutants_cell(each))]
+        rows.append(f"| {_text(each.id)} {_text(each.title)} | {outcome} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _foot(run: Run) -> str:
+    counts = ", ".join(f"{name.lower()} {value}" for name, value, _ in words.totals(run))
+    shards = words.plural(len(run.shards), "shard")
+    missing = f" **No report of shard {', '.join(map(str, run.missing_shards))}.**" if run.missing_shards else ""
+    bounds = " ".join(run.bounds)
+    text = f"{counts} on {shards} in {words.duration(run.duration_s)}.{missing} {bounds}".strip()
+    return f"\n{text} Outside what was searched a pass says nothing.\n"

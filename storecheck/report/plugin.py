@@ -1,0 +1,352 @@
+"""pytest options for shards and reports: `--shard 3/8`, `--job search`, `--report-dir DIR`.
+
+A shard runs its part of the tests (split by recorded durations, by pytest-split), draws from seeds of its own, and
+leaves `run.json` for `storecheck merge`. Works inside xdist: counterexamples travel with the test reports. Loaded by
+`storecheck.pytest_plugin`; imports the renderers only when a report is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from storecheck.report.document import Example, Run
+    from storecheck.verdict import Verdict
+
+SHARD_VARIABLES: Final = (
+    # GitHub has no variables of its own for a matrix; the workflow file sets these two. Counted from 1.
+    ("STORECHECK_SHARD_INDEX", "STORECHECK_SHARD_COUNT", 1),
+    ("CI_NODE_INDEX", "CI_NODE_TOTAL", 1),  # GitLab: parallel
+    ("BUILDKITE_PARALLEL_JOB", "BUILDKITE_PARALLEL_JOB_COUNT", 0),  # Buildkite counts from 0
+)
+SEED_VARIABLES: Final = ("GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER")
+"""What tells one run of CI from the next, and is the same for all its shards."""
+
+MAX_EXAMPLES_TOLD: Final = 20
+"""Counterexamples told in full; each takes seconds. The rest is shown as plain failing tests."""
+
+GIT_TIMEOUT_S: Final = 10.0
+_PAYLOAD = "storecheck_counterexample"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardChoice:
+    """Which part of how many, counted from 1."""
+
+    index: int
+    count: int
+
+
+def parse_shard(text: str) -> ShardChoice:
+    """`3/8`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f'--shard is "{text}". Give the part and how many there are, such as 3/8, or auto.')
+    return ShardChoice(int(match[1]), int(match[2]))
+
+
+def shard_of_ci(environ: Mapping[str, str]) -> ShardChoice | None:
+    """What the variables of GitHub (set by the workflow), GitLab or Buildkite say; None if they say nothing.
+
+    Raises:
+        ValueError: they say something that is no shard.
+    """
+    for index_name, count_name, first in SHARD_VARIABLES:
+        index, count = environ.get(index_name, ""), environ.get(count_name, "")
+        if index and count:
+            if not (index.isdecimal() and count.isdecimal()):
+                raise ValueError(f'{index_name} is "{index}" and {count_name} is "{count}". Both are whole numbers.')
+            return parse_shard(f"{int(index) + 1 - first}/{int(count)}")
+    return None
+
+
+def seed_of(base: str, shard: ShardChoice, nodeid: str = "") -> int:
+    """The seed of a shard, or of one test in it: different for each, the same for the same base."""
+    text = f"{base}\0{shard.index}/{shard.count}\0{nodeid}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--shard`, `--shard-seed`, `--job`, `--example-database` and `--report-dir`."""
+    group = parser.getgroup("storecheck reports")
+    group.addoption("--shard", metavar="I/N", help="run part I of N; auto: as the CI's variables say")
+    group.addoption(
+        "--shard-seed", metavar="TEXT", help="from which the seeds of --job search derive; default: CI's run"
+    )
+    group.addoption(
+        "--job",
+        choices=("gate", "search"),
+        help="gate: derandomised, no example database, the same result twice; search: seeds of the shard",
+    )
+    group.addoption(
+        "--example-database",
+        metavar="WHERE",
+        help="with --job search: read earlier examples from this directory or redis:// address; never written",
+    )
+    group.addoption("--report-dir", metavar="DIR", type=Path, help="write run.json and the report to DIR")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Turn `--shard` into the options of pytest-split, before it looks at them."""
+    try:
+        shard = _chosen_shard(config)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+    if shard is None:
+        return
+    config.option.shard = f"{shard.index}/{shard.count}"
+    if not config.pluginmanager.hasplugin("pytest-split") and importlib.util.find_spec("pytest_split") is None:
+        raise pytest.UsageError("--shard splits the tests with pytest-split. Install sessionstore[verify].")
+    config.option.splits, config.option.group = shard.count, shard.index
+    config.option.splitting_algorithm = "least_duration"
+
+
+def _chosen_shard(config: pytest.Config) -> ShardChoice | None:
+    text = config.getoption("shard")
+    if text is None:
+        return None
+    if text != "auto":
+        return parse_shard(text)
+    shard = shard_of_ci(os.environ)
+    if shard is None:
+        names = ", ".join(index for index, _, _ in SHARD_VARIABLES)
+        raise ValueError(f"--shard auto found none of {names}. Give --shard I/N.")
+    return shard
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """After Hypothesis has chosen its profile: what the job changes of it; and the writer of the report."""
+    shard = parse_shard(config.getoption("shard")) if config.getoption("shard") else ShardChoice(1, 1)
+    base = config.getoption("shard_seed") or next((os.environ[n] for n in SEED_VARIABLES if os.environ.get(n)), "0")
+    job = config.getoption("job")
+    if config.getoption("example_database") and job != "search":
+        raise pytest.UsageError("--example-database needs --job search: a gate must give the same result twice.")
+    if job is not None:
+        _configure_hypothesis(job, config.getoption("example_database"))
+        if job == "search":
+            config.pluginmanager.register(_Seeds(base, shard), "storecheck-seeds")
+    directory: Path | None = config.getoption("report_dir")
+    if directory is not None:
+        is_worker = hasattr(config, "workerinput")
+        config.pluginmanager.register(_Carrier(), "storecheck-carrier")
+        if not is_worker:
+            writer = _ReportWriter(config, directory, shard=shard, seed=base if job == "search" else "none")
+            config.pluginmanager.register(writer, "storecheck-report-writer")
+
+
+def _configure_hypothesis(job: str, database: str | None) -> None:
+    """A profile like the current one, derandomised or not, with the shared examples to be read and not written."""
+    from hypothesis import settings
+
+    shared = None if database is None else shared_database(database)
+    settings.register_profile("storecheck-job", settings.default, derandomize=job == "gate", database=shared)
+    settings.load_profile("storecheck-job")
+
+
+def shared_database(where: str) -> Any:
+    """Earlier examples, read only: from `redis://…`, or from a directory.
+
+    Raises:
+        pytest.UsageError: there is no such directory, or redis is not installed.
+    """
+    from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
+
+    if where.startswith(("redis://", "rediss://")):
+        try:
+            from hypothesis.extra.redis import RedisExampleDatabase
+            from redis import Redis
+        except ImportError as error:
+            raise pytest.UsageError("--example-database redis:// needs the package redis. Install it.") from error
+        return ReadOnlyDatabase(RedisExampleDatabase(Redis.from_url(where)))
+    if not Path(where).is_dir():
+        raise pytest.UsageError(f'--example-database "{where}" is no directory. Give one, or a redis:// address.')
+    return ReadOnlyDatabase(DirectoryBasedExampleDatabase(where))
+
+
+class _Seeds:
+    """Before each test, sets what Hypothesis draws from: a seed of the shard and the test, in whatever order they run.
+
+    `--hypothesis-seed` would switch the example database off; this does not, and reaches state machines as well.
+    """
+
+    def __init__(self, base: str, shard: ShardChoice) -> None:
+        from hypothesis import core
+
+        if not hasattr(core, "_hypothesis_global_random"):
+            raise pytest.UsageError(
+                f"--job search cannot seed Hypothesis {metadata.version('hypothesis')}: it draws from elsewhere now"
+            )
+        self._core: Any = core
+        self._base = base
+        self._shard = shard
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        source = Random(seed_of(self._base, self._shard, item.nodeid))  # noqa: S311 - examples, no secrets
+        self._core._hypothesis_global_random = source  # noqa: SLF001 - looked for in __init__
+
+
+# -- counterexamples --------------------------------------------------------------------------------------------------
+
+
+class _Carrier:
+    """Attaches the counterexample of a failure to its report, which crosses xdist's process border."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed and call.excinfo is not None:
+            found = _counterexample_in(call.excinfo.value)
+            if found is not None:
+                sizes = getattr(found, "found_sizes", None)
+                document = found.counterexample.to_json()  # type: ignore[attr-defined]
+                setattr(report, _PAYLOAD, json.dumps({"document": document, "found": sizes}))
+        return report
+
+
+def _counterexample_in(error: BaseException | None) -> BaseException | None:
+    """The exception that carries a counterexample, among this one, its causes and the members of a group."""
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if hasattr(each, "counterexample"):
+            return each
+        pending += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+    return None
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+class _ReportWriter:
+    """Collects what a run says and writes its report at the end."""
+
+    def __init__(self, config: pytest.Config, directory: Path, *, shard: ShardChoice, seed: str) -> None:
+        self._config = config
+        self._directory = directory
+        self._shard = shard
+        self._seed = seed
+        self._started_at = datetime.now(timezone.utc)
+        self._started_s = time.monotonic()
+        self._payloads: dict[str, dict[str, Any]] = {}
+        self._outcomes: dict[str, str] = {}
+        # A report of an earlier run must not be taken for this one's, should this one be killed.
+        (directory / "run.json").unlink(missing_ok=True)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if hasattr(report, _PAYLOAD):
+            self._payloads[report.nodeid] = json.loads(getattr(report, _PAYLOAD))
+        known = self._outcomes.get(report.nodeid)
+        if report.failed:
+            self._outcomes[report.nodeid] = "failed"
+        elif known is None or (report.when == "call" and known != "failed"):
+            self._outcomes[report.nodeid] = "skipped" if report.skipped else "passed"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        from storecheck.report.merging import write_report
+
+        collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
+        assert collector is not None, "registered whenever --report-dir is given"
+        run = self._run(collector.verdict(exitstatus))
+        write_report(run, self._directory)
+        terminalreporter.write_line(f"report: {self._directory / 'report.html'}")
+
+    def _run(self, verdict: Verdict) -> Run:
+        from storecheck.report.document import Run, Shard
+        from storecheck.report.merging import figures_of, other_failures_of, with_kept
+
+        outcomes = list(self._outcomes.values())
+        shard = Shard(
+            index=self._shard.index,
+            count=self._shard.count,
+            seed=self._seed if self._seed == "none" else f"{seed_of(self._seed, self._shard):016x}",
+            job=self._config.getoption("job") or "",
+            started_at=self._started_at.isoformat(timespec="seconds"),
+            duration_s=round(time.monotonic() - self._started_s, 3),
+            passed=outcomes.count("passed"),
+            failed=outcomes.count("failed"),
+            skipped=outcomes.count("skipped"),
+            unfinished=sum(promise.tests_unfinished for promise in verdict.promises),
+            exit_status=int(verdict.exit_status),
+            environment=verdict.environment,
+        )
+        examples = tuple(self._examples(verdict))
+        run = Run(
+            commit=commit_of(self._config.rootpath),
+            started_at=shard.started_at,
+            duration_s=shard.duration_s,
+            shards=(shard,),
+            missing_shards=(),
+            promises=verdict.promises,
+            other_tests=verdict.other_tests,
+            other_failures=other_failures_of(verdict.other_failures, (example.test for example in examples)),
+            examples=examples,
+            bounds=(),
+            figures=self._evidence(),
+            kept=None,
+            made_by=f"storecheck {metadata.version('sessionstore')}",
+        )
+        return with_kept(replace(run, figures=figures_of(run, [run])), None)
+
+    def _evidence(self) -> dict[str, float]:
+        collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
+        assert collector is not None
+        return dict(collector.evidence_totals())
+
+    def _examples(self, verdict: Verdict) -> Generator[Example, None, None]:
+        from storecheck.report.failures import example_of_failure, example_of_payload, failures_of
+
+        told = 0
+        for failure, promise in failures_of(verdict):
+            payload = self._payloads.get(failure.nodeid)
+            if payload is not None and told < MAX_EXAMPLES_TOLD:
+                told += 1
+                yield example_of_payload(
+                    payload, failure, promise, shard=self._shard.index, directory=self._directory / "failures"
+                )
+            else:
+                yield example_of_failure(failure, promise, shard=self._shard.index)
+
+
+def commit_of(root: Path) -> str:
+    """The commit of the tree at `root`, or empty if it is under no version control or git is not there."""
+    for name in ("GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"):
+        if os.environ.get(name):
+            return os.environ[name]
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,122 @@
+"""Every format shows every golden document, and nothing that is not in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from junitparser import JUnitXml, Properties
+from rich.console import Console
+
+from storecheck.report import html, junit, markdown, notices, terminal
+from storecheck.report.document import Run, load
+from tests.report.making import CASES, GOLDEN
+
+RUNS = [GOLDEN / f"{case.mutant}.json" for case in CASES]
+by_name = pytest.mark.parametrize("path", RUNS, ids=[path.stem for path in RUNS])
+
+
+def everything() -> Run:
+    """All golden examples in one run."""
+    runs = [load(path) for path in RUNS]
+    return replace(runs[0], examples=tuple(run.examples[0] for run in runs))
+
+
+@by_name
+def test_the_page_needs_no_network_and_allows_its_own_script_only(path: Path) -> None:
+    """No address is loaded, and the policy names hashes, not `unsafe-inline`."""
+    page = html.render(load(path))
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy[1]
+    assert " style=" not in page
+    assert load(path).examples[0].title.replace("'", "&#39;").replace('"', "&#34;") in page
+
+
+def test_what_is_shown_is_escaped() -> None:
+    """A title with markup is text on the page, in the summary and in JUnit."""
+    run = load(RUNS[0])
+    bad = "<script>alert(1)</script> | `x`"
+    evil = replace(run, examples=(replace(run.examples[0], title=bad, raw=bad, verdict=(bad,)),))
+    assert "<script>alert" not in html.render(evil)
+    assert "<script>" not in markdown.render(evil)
+    assert JUnitXml.fromstring(junit.render(evil).encode()) is not None
+
+
+@by_name
+def test_the_terminal_ends_with_the_replay(path: Path) -> None:
+    """The last line of a failing example is the command that replays it, in one piece."""
+    run = load(path)
+    out = io.StringIO()
+    terminal.show_example(run.examples[0], Console(file=out, width=60))
+    assert out.getvalue().splitlines()[-1] == f"Replay: {run.examples[0].replay}"
+
+
+def test_the_terminal_shows_a_whole_run() -> None:
+    """All examples and the headline, without control characters when it is no terminal."""
+    out = io.StringIO()
+    terminal.show(everything(), Console(file=out, width=120))
+    assert "10 failing examples." in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_the_summary_names_every_failure() -> None:
+    """One row per failing example, with its replay."""
+    run = everything()
+    text = markdown.render(run)
+    assert all(f"`{example.replay}`" in text for example in run.examples)
+    assert "Left out" not in text
+
+
+def test_a_summary_over_its_budget_says_what_it_dropped() -> None:
+    """Within the budget, details dropped first, and their names given."""
+    run = everything()
+    text = markdown.render(run, budget_bytes=6_000)
+    assert len(text.encode()) <= 6_000
+    assert "Left out, because a summary holds 5 KiB: details of " in text
+    huge = replace(run, examples=tuple(replace(each, title="x" * 200) for each in run.examples * 900))
+    assert len(markdown.render(huge).encode()) <= markdown.BUDGET_BYTES
+
+
+@by_name
+def test_junit_carries_title_promise_and_replay(path: Path) -> None:
+    """`message` is the title; properties hold id, promise and replay."""
+    example = load(path).examples[0]
+    case = next(iter(next(iter(JUnitXml.fromstring(junit.render(load(path)).encode())))))
+    properties = {each.name: each.value for each in case.child(Properties)}
+    assert case.result[0].message == example.title
+    assert properties["storecheck.id"] == example.id
+    assert properties["storecheck.promise"] == example.promise
+    assert properties["storecheck.replay"] == example.replay
+
+
+def test_at_most_ten_annotations_on_deciding_lines() -> None:
+    """Ten at most, each on a marked source line, the last counting the rest; newlines are escaped."""
+    run = everything()
+    many = replace(run, examples=run.examples * 2)
+    lines = list(notices.github(many))
+    assert len(lines) == notices.MAX_ANNOTATIONS
+    assert "11 more failing examples" in lines[-1]
+    assert re.match(r"::error file=sessionstore/\w+\.py,line=\d+,title=P1 overwrote", lines[0])
+    assert not any("\n" in line for line in lines)
+    json.dumps(notices.gitlab(many))
+
+
+@by_name
+def test_every_number_of_an_example_stands_in_its_document(path: Path) -> None:
+    """Counts on the page are those of the document."""
+    run = load(path)
+    example, page = run.examples[0], html.render(run)
+    assert example.replays is not None
+    assert f"<b>{example.replays.failed} / {example.replays.tried}</b> replays fail" in page
+    if example.crash is not None:
+        broken = sum(cell.allowed == "broken" for row in example.crash.grid for cell in row.cells)
+        assert page.count('<td class="x">') == broken
+    if example.race is not None:
+        assert page.count('<tr class="loss"') == sum(point.importance == "loss" for point in example.race.points)

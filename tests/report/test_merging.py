@@ -1,0 +1,134 @@
+"""Shards: one report of all, one entry per cause, and nothing missing is ever green."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from storecheck.cli import main
+from storecheck.report.document import Run, dumps, load
+from storecheck.report.merging import MergeError, exit_status, merge
+from storecheck.report.plugin import ShardChoice, parse_shard, seed_of, shard_of_ci
+from tests.report.making import GOLDEN
+
+
+def shard(index: int, count: int = 3, *, mutant: str | None = None) -> Run:
+    """A shard that found one bug, or nothing."""
+    run = load(GOLDEN / f"{mutant or 'B76'}.json")
+    failed = mutant is not None
+    part = replace(run.shards[0], index=index, count=count, failed=int(failed), exit_status=int(failed), passed=5)
+    examples = tuple(replace(each, shards=(index,)) for each in run.examples) if failed else ()
+    return replace(run, shards=(part,), examples=examples, figures={"schedules": 100})
+
+
+def write(tmp_path: Path, *runs: Run) -> Path:
+    """Put documents where CI puts artifacts."""
+    for run in runs:
+        directory = tmp_path / f"shard-{run.shards[0].index}"
+        directory.mkdir(parents=True)
+        (directory / "run.json").write_text(dumps(run), encoding="utf-8")
+    return tmp_path
+
+
+def merged(directory: Path, *options: str) -> tuple[int, str]:
+    """The command's exit status and output."""
+    result = CliRunner().invoke(main, ["merge", str(directory), "-o", str(directory / "out"), *options])
+    return result.exit_code, result.output
+
+
+def test_the_same_bug_of_two_shards_is_one_entry() -> None:
+    """One fingerprint, one example, found by both; another bug stays apart."""
+    run = merge([shard(1, mutant="B76"), shard(2, mutant="B76"), shard(3, mutant="B27")])
+    assert [(each.id[:5], each.shards) for each in run.examples] == [("race-", (1, 2)), ("crash", (3,))]
+    assert run.figures["schedules"] == 300
+    assert exit_status(run) == 1
+
+
+def test_a_missing_shard_is_exit_3(tmp_path: Path) -> None:
+    """A shard that did not report makes the run incomplete, though nothing failed."""
+    status, output = merged(write(tmp_path, shard(1), shard(3)))
+    assert status == 3
+    assert "No report of shard 2." in output
+    assert "1 of 3 shards did not report" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_unreadable_shard_is_exit_3(tmp_path: Path) -> None:
+    """Half a document is no document."""
+    directory = write(tmp_path, shard(1), shard(2), shard(3))
+    (directory / "shard-3" / "run.json").write_text('{"format": "storecheck-run"', encoding="utf-8")
+    assert merged(directory)[0] == 3
+
+
+def test_nothing_at_all_is_exit_3(tmp_path: Path) -> None:
+    """An empty directory is not a pass."""
+    assert merged(tmp_path)[0] == 3
+
+
+def test_fewer_shards_than_expected_is_exit_3(tmp_path: Path) -> None:
+    """What CI started counts, not what the documents say."""
+    assert merged(write(tmp_path, shard(1, 1)), "--expect", "2")[0] == 3
+
+
+def test_all_shards_and_no_failure_is_exit_0(tmp_path: Path) -> None:
+    """Complete and green."""
+    status, output = merged(write(tmp_path, shard(1), shard(2), shard(3)))
+    assert (status, "nothing failed" in output) == (0, True)
+
+
+def test_a_failure_is_exit_1_and_annotated(tmp_path: Path) -> None:
+    """A failing example fails the merge."""
+    status, output = merged(write(tmp_path, shard(1, 1, mutant="B27")), "--annotate")
+    assert status == 1
+    assert "::error file=sessionstore/files.py,line=" in output
+
+
+def test_shards_that_do_not_belong_together_are_refused() -> None:
+    """Two of the same, of differently split runs, of different commits."""
+    with pytest.raises(MergeError, match="shard 1 reported more than once"):
+        merge([shard(1), shard(1)])
+    with pytest.raises(MergeError, match="differently split"):
+        merge([shard(1, 2), shard(2, 3)])
+    with pytest.raises(MergeError, match="different commits"):
+        merge([shard(1), replace(shard(2), commit="other")])
+
+
+def test_a_kept_run_gives_trend_and_first_seen() -> None:
+    """Known failures keep their date; figures are compared."""
+    kept = merge([replace(shard(1, 1, mutant="B76"), started_at="2026-01-01T00:00:00+00:00")])
+    now = replace(shard(1, 1, mutant="B76"), started_at="2026-02-01T00:00:00+00:00")
+    run = merge([now], kept=kept)
+    assert run.examples[0].first_seen == "2026-01-01T00:00:00+00:00"
+    assert run.kept is not None
+    assert run.kept.figures["schedules"] == 100
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"STORECHECK_SHARD_INDEX": "3", "STORECHECK_SHARD_COUNT": "8"}, ShardChoice(3, 8)),
+        ({"CI_NODE_INDEX": "1", "CI_NODE_TOTAL": "4"}, ShardChoice(1, 4)),
+        ({"BUILDKITE_PARALLEL_JOB": "0", "BUILDKITE_PARALLEL_JOB_COUNT": "5"}, ShardChoice(1, 5)),
+        ({}, None),
+    ],
+)
+def test_the_variables_of_ci_say_which_shard(environ: dict[str, str], expected: ShardChoice | None) -> None:
+    """GitHub's workflow and GitLab count from 1, Buildkite from 0."""
+    assert shard_of_ci(environ) == expected
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/2/3", "a/b", "", "-1/3"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    """The error says what to give."""
+    with pytest.raises(ValueError, match="such as 3/8"):
+        parse_shard(text)
+
+
+def test_every_shard_and_test_has_a_seed_of_its_own() -> None:
+    """Different for each shard and test, the same for the same run."""
+    seeds = {seed_of("run", ShardChoice(i, 8), test) for i in range(1, 9) for test in ("a", "b")}
+    assert len(seeds) == 16
+    assert seed_of("run", ShardChoice(1, 8), "a") == seed_of("run", ShardChoice(1, 8), "a")
+    assert seed_of("other", ShardChoice(1, 8), "a") not in seeds
