@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,15 +183,34 @@ def test_a_lock_that_is_held_is_not_forgotten_among_many(tmp_path: Path) -> None
 
 
 @pytest.mark.promise("LOCK2")
-def test_the_error_of_a_timeout_says_who_held_the_lock_and_how_long(store_path: Path, holder: ForeignHolder) -> None:
-    """`waited_s` is in seconds and `holder_pid` the process of the flock, not that of any other lock on the file."""
-    descriptor = os.open(f"{store_path}.flock", os.O_RDWR)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH)
-        with pytest.raises(LockTimeoutError) as caught:
-            SessionStore(store_path, HASTY).save({})
-    finally:
-        os.close(descriptor)
-    assert HASTY.lock_timeout_s <= caught.value.waited_s < WAIT_S
+def test_the_error_of_a_timeout_says_how_long_it_was(store_path: Path, holder: ForeignHolder) -> None:
+    """`waited_s` is what the call waited, in seconds, and the message says the same."""
+    started_s = time.monotonic()
+    with pytest.raises(LockTimeoutError) as caught:
+        SessionStore(store_path, HASTY).save({})
+    assert HASTY.lock_timeout_s <= caught.value.waited_s <= time.monotonic() - started_s
     assert f"{caught.value.waited_s:.3f} s" in str(caught.value)
     assert caught.value.holder_pid in {os.getpid(), None}
+
+
+@pytest.mark.promise("LOCK2")
+def test_only_who_holds_this_lock_is_named(
+    store_path: Path, tmp_path: Path, holder: ForeignHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all locks that the system lists, waiters, other kinds and other files are not taken for the holder."""
+    lock_path = f"{store_path}.flock"
+    status = os.stat(lock_path)
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    lines = [
+        f"1: POSIX  ADVISORY  READ 11 {inode} 0 EOF",
+        f"2: FLOCK  ADVISORY  WRITE 12 {inode}9 0 EOF",
+        f"3: -> FLOCK  ADVISORY  WRITE 13 {inode} 0 EOF",
+        f"3: FLOCK  ADVISORY  WRITE 0 {inode} 0 EOF",
+    ]
+    listed = tmp_path / "locks"
+    real = open
+    monkeypatch.setattr("builtins.open", lambda _, **options: real(listed, **options))
+    listed.write_text("\n".join(lines))
+    assert lock.holder_pid(lock_path) is None
+    listed.write_text("\n".join([*lines, f"4: FLOCK  ADVISORY  WRITE 14 {inode} 0 EOF"]))
+    assert lock.holder_pid(lock_path) == 14

@@ -1,0 +1,161 @@
+"""Strangers that write in place while the file is read or compared, and what a new version takes over from the old."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sessionstore import SessionStore, Settings, files
+from sessionstore.content import CHUNK_BYTES
+
+QUIET = Settings(maintenance_mode="off", lock_timeout_s=0.0)
+OVERSIZED = Settings(maintenance_mode="off", lock_timeout_s=0.0, object_cache_max_bytes=1000)
+
+LATER_NS = 3_600_000_000_000
+
+
+def two_chunks(letter: str) -> bytes:
+    """A store file of two chunks whose every entry says `letter`."""
+    entry = f'{{\n    "text": "{letter * CHUNK_BYTES}"\n  }}'
+    return f'{{\n  "a": {entry},\n  "b": {{\n    "by": "{letter}"\n  }}\n}}'.encode()
+
+
+def after_first_read(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """Call `then` once, after the next `os.read`."""
+    real = os.read
+    pending = [then]
+
+    def read(descriptor: int, size_bytes: int) -> bytes:
+        found = real(descriptor, size_bytes)
+        if pending:
+            pending.pop()()
+        return found
+
+    monkeypatch.setattr(os, "read", read)
+
+
+def rewrite(path: Path, raw: bytes) -> None:
+    """Write in place, keeping inode and size, with another time stamp."""
+    with path.open("r+b") as file:
+        file.write(raw)
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.promise("SNAP2", "SNAP5")
+def test_a_base_is_not_reused_if_the_file_changed_while_it_was_compared(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that a stranger changed behind the comparison are read by the update, not taken for the base's."""
+    store = SessionStore(store_path, QUIET)
+    store_path.write_bytes(two_chunks("x"))
+    base = store.load()
+    changed = two_chunks("x").replace(b"xxx", b"yyy", 1)
+    after_first_read(monkeypatch, lambda: rewrite(store_path, changed))
+    done = store.update(lambda draft: draft["a"]["text"][:4], base=base)
+    assert (done.result, done.reused) == ("yyyx", False)
+
+
+@pytest.mark.promise("CACHE6", "WRITE2")
+def test_a_read_that_a_stranger_wrote_into_is_done_again(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file younger than a tick, whose stamps show no change, two equal reads count and a mixture does not."""
+    store_path.write_bytes(two_chunks("x"))
+    frozen = files.Identity.of(os.stat(store_path))
+    monkeypatch.setattr(files.Identity, "of", classmethod(lambda _, __: frozen))
+    monkeypatch.setattr(files.Identity, "is_settled", lambda *_: False)
+    after_first_read(monkeypatch, lambda: rewrite(store_path, two_chunks("y")))
+    snapshot = SessionStore(store_path, QUIET).load()
+    assert snapshot.raw == two_chunks("y")
+
+
+def settled_positions(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the file, as if it had been written long ago, so that positions stay."""
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + LATER_NS)
+    store.load()
+    assert store.stats().cached_paths
+
+
+@pytest.mark.promise("CACHE6")
+def test_an_entry_read_alone_is_read_again_if_a_stranger_writes_meanwhile(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slice of an entry counts only if the file is the same before and after; else the whole file is read."""
+    store = SessionStore(store_path, OVERSIZED)
+    store_path.write_bytes(two_chunks("x"))
+    settled_positions(store, monkeypatch)
+    reads = store.stats().file_reads
+    assert store.read("b") == {"by": "x"}
+    assert store.stats().file_reads == reads
+    shifted = two_chunks("x").replace(b'"by": "x"', b'"xy": "b"')
+    after_first_read(monkeypatch, lambda: rewrite(store_path, shifted))
+    assert store.read("b") == {"xy": "b"}
+
+
+@pytest.mark.promise("KEY1")
+def test_of_a_large_file_too_the_newest_spelling_is_read(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading one entry by its position does not take the first of several spellings for the one that counts."""
+    pad = b"x" * 2000
+    store_path.write_bytes(b'{"A": {"updatedAt": 1}, "a": {"updatedAt": 2, "pad": "%s"}, "A ": {"updatedAt": 3}}' % pad)
+    store = SessionStore(store_path, OVERSIZED)
+    settled_positions(store, monkeypatch)
+    assert store.read("a") == {"updatedAt": 3}
+
+
+@pytest.mark.promise("WARN1")
+def test_a_look_past_the_caches_warns_of_nothing(store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`skip_cache` neither warns of a large file nor uses up the warning that a later load owes."""
+    store_path.write_bytes(two_chunks("x"))
+    store = SessionStore(store_path, OVERSIZED)
+    with caplog.at_level(logging.WARNING, logger="sessionstore"):
+        store.load(skip_cache=True)
+        assert not caplog.records
+        store.load()
+        assert len(caplog.records) == 1
+
+
+@pytest.mark.promise("WRITE5", "WRITE8")
+def test_a_file_that_may_not_be_written_is_not_replaced(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to a file without write permission fails as opening it would, although a rename would work."""
+    store = SessionStore(store_path, QUIET)
+    store.save({"a": {}})
+    before = store_path.read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: not (str(path) == str(store_path) and mode & os.W_OK))
+    with pytest.raises(PermissionError) as caught:
+        store.save({"b": {}})
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, str(store_path))
+    assert store_path.read_bytes() == before
+
+
+@pytest.mark.promise("WRITE8")
+def test_the_group_is_kept_where_the_owner_cannot_be(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that may not give files away still hands the group on; where that fails too, it writes all the same."""
+    store = SessionStore(store_path, QUIET)
+    store.save({"a": {"n": 0}})
+    real = os.fstat
+    strangers = (os.getuid() + 1, os.getgid() + 1)
+
+    def fstat(descriptor: int) -> os.stat_result | SimpleNamespace:
+        status = real(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}") != str(store_path):
+            return status
+        shown = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return SimpleNamespace(**{**shown, "st_uid": strangers[0], "st_gid": strangers[1]})
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    refused: list[tuple[int, int]] = []
+
+    def fchown(_: int, owner: int, group: int) -> None:
+        refused.append((owner, group))
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    store.save({"a": {"n": 1}})
+    assert refused == [strangers, (-1, strangers[1])]
+    assert store.load()["a"] == {"n": 1}
