@@ -1,17 +1,20 @@
 """The store for asyncio programs: the same verbs, none of which blocks the event loop.
 
-Waiting for one's turn among the tasks of the process needs no thread, so that any number of waiting tasks cannot use
-up the threads in which the holder does its work; only the head of that queue waits for other processes, and that and
-all file work happens in `asyncio.to_thread`. Once a write has begun to publish, cancelling its task waits for the
-outcome: a write is not left half done in a thread that no one looks at.
+Waiting for one's turn among the tasks of the process needs no thread; only the head of each file's queue waits for
+other processes. It does that, and the write's file work, in threads of its own, so that waiting writes cannot use up
+the threads that other work of the program needs. Once a step of a write has begun, cancelling its task waits for the
+outcome: no write is left half done in a thread that no one looks at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -100,6 +103,7 @@ class AsyncEdit:
 
     def __init__(self, edit: Edit) -> None:
         self.sync = edit
+        self._is_left_to_thread = False
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""
@@ -107,42 +111,65 @@ class AsyncEdit:
 
     async def __aenter__(self) -> Draft:
         edit = self.sync
+        edit.claim()
         try:
-            lock = await asyncio.to_thread(edit.prepare_lock)
+            lock = await self._finish(edit.prepare_lock)
             lock.adopt_owner()
             await lock.acquire_turn()
-            # Not left alone when cancelled: the thread would get the lock after its task had given it back.
-            await _finish(asyncio.to_thread(lock.acquire_from_kernel))
+            await self._finish(lock.acquire_from_kernel)
             lock.note_held()
-            return await _finish(asyncio.to_thread(edit.begin))
+            draft = await self._finish(edit.begin)
         except BaseException:
-            edit.release_twice()
+            self._release()
             raise
+        return draft
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None:
-                await _finish(asyncio.to_thread(self.sync.publish))
+                await self._finish(self.sync.publish)
         finally:
+            self._release()
+
+    def _release(self) -> None:
+        if not self._is_left_to_thread:
             self.sync.release_twice()
 
+    async def _finish(self, step: Callable[[], T]) -> T:
+        """Do one blocking step of the write in a thread of its own, to its end.
 
-async def _finish(work: Awaitable[T]) -> T:
-    """Await `work` to its end, also when cancelled meanwhile; the cancellation is raised after it."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:  # noqa: PERF203 - each interruption is looked at
-            if task.cancelled():
+        A cancellation is raised after it: the thread must not get the lock, or write, after the task has given the lock
+        back. If the coroutine is closed, so that nobody comes back for the outcome, the thread gives the lock back.
+        """
+        work: concurrent.futures.Future[T] = concurrent.futures.Future()
+        work.set_running_or_notify_cancel()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(_do, step, work), name="sessionstore-edit").start()
+        outcome = asyncio.wrap_future(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not outcome.done():
+            try:
+                await asyncio.shield(outcome)
+            except asyncio.CancelledError as error:  # noqa: PERF203 - each interruption is looked at
+                cancelled = error
+            except Exception:  # noqa: BLE001 - the step's own error, raised below
+                break
+            except BaseException:
+                self._is_left_to_thread = True
+                work.add_done_callback(lambda _: self.sync.release_twice())
                 raise
-            cancelled = error
-        except BaseException:  # noqa: BLE001 - the task's own error, raised below
-            break
-    if cancelled is not None:
-        task.exception()  # looked at, so that it is not reported as lost
-        raise cancelled
-    return task.result()
+        if cancelled is not None:
+            outcome.exception()  # looked at, so that it is not reported as lost
+            raise cancelled
+        return outcome.result()
+
+
+def _do(step: Callable[[], T], work: concurrent.futures.Future[T]) -> None:
+    try:
+        result = step()
+    except BaseException as error:  # noqa: BLE001 - handed to the task
+        work.set_exception(error)
+    else:
+        work.set_result(result)

@@ -317,10 +317,15 @@ def sweep_temporary_files(path: str) -> int:
     swept = 0
     with os.scandir(os.path.dirname(path)) as entries:
         stray = [
-            entry.path for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(_TEMPORARY_SUFFIX)
+            entry.path
+            for entry in entries
+            if entry.name.startswith(prefix)
+            and entry.name.endswith(_TEMPORARY_SUFFIX)
+            and entry.is_file(follow_symlinks=False)
         ]
     for name in stray:
-        with contextlib.suppress(FileNotFoundError):
+        # Another user's file in a sticky directory is left to that user; it is no reason to fail a write.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             os.unlink(name)
             swept += 1
     return swept

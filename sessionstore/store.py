@@ -451,6 +451,7 @@ class Edit:
     _lock: WriteLock | None = None  # here, because `__del__` looks at it, also after an interrupted `__init__`
 
     def __init__(self, store: SessionStore, base: Snapshot | None, active_session: str | None) -> None:
+        self._is_used = False
         self._base = base
         self._active = None if active_session is None else normalise_key(active_session)
         self._operation = store.begin_operation()
@@ -463,8 +464,9 @@ class Edit:
         self.written = False
 
     def __enter__(self) -> Draft:
-        lock = self.prepare_lock()
+        self.claim()
         try:
+            lock = self.prepare_lock()
             lock.acquire()
             draft = self.begin()
         except BaseException:
@@ -502,10 +504,14 @@ class Edit:
                 self.release()
         return result
 
+    def claim(self) -> None:
+        """Begin the edit's only use."""
+        if self._is_used:
+            raise StoreError("an edit is used once. Begin another with store.edit()")
+        self._is_used = True
+
     def prepare_lock(self) -> WriteLock:
         """The lock that this write takes, not taken yet. Makes the directory, which holds the lock file."""
-        if self._lock is not None:
-            raise StoreError("an edit is used once. Begin another with store.edit()")
         path = self._operation.path
         make_parents(path)
         shared = self._operation.process.path_lock(path)
