@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from models.mutants.caching import CACHE_MUTANTS
 from models.mutants.crash_writes import CRASH_MUTANTS
+from models.mutants.interleaving import INTERLEAVING_MUTANTS
 from models.mutants.locking import LOCK_MUTANTS
 from models.mutants.planting import Mutant, MutantError
 from models.mutants.reading import READ_MUTANTS
 from models.mutants.writing import WRITE_MUTANTS
 
 MUTANTS: tuple[Mutant, ...] = tuple(
-    sorted((*LOCK_MUTANTS, *WRITE_MUTANTS, *CACHE_MUTANTS, *READ_MUTANTS, *CRASH_MUTANTS), key=lambda mutant: mutant.id)
+    sorted(
+        (
+            *LOCK_MUTANTS,
+            *WRITE_MUTANTS,
+            *CACHE_MUTANTS,
+            *READ_MUTANTS,
+            *CRASH_MUTANTS,
+            *INTERLEAVING_MUTANTS,
+        ),
+        key=lambda mutant: mutant.id,
+    )
 )
 
 _BY_ID = {mutant.id: mutant for mutant in MUTANTS}

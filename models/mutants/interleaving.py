@@ -6,7 +6,8 @@ it, and `tests/concurrency/test_explored_mutants.py` says after how many executi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from models.mutants.planting import Mutant, Patch
 
@@ -16,10 +17,48 @@ def race_id(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def _killed_by(*races: str) -> tuple[str, ...]:
-    return tuple(
-        f"tests/concurrency/test_explored_races.py::test_a_race_is_run_through[{race_id(race)}]" for race in races
-    )
+RACE_OF: Final[Mapping[str, str]] = {
+    "B01": "inside the lock, again and again",
+    "B02": "inside the lock, again and again",
+    "B02i": "inside the lock, again and again",
+    "B03": "inside the lock, again and again",
+    "B04": "a killed holder and two heirs",
+    "B05i": "a slow holder",
+    "B06": "a killed writer",
+    "B07": "a writer that does not wait",
+    "B08i": "a writer that does not wait",
+    "B10": "names of one file",
+    "B12": "threads of one process",
+    "B17": "an update inside an update",
+    "B18": "inside the lock",
+    "B35i": "a writer that does not wait",
+    "B45": "a chain and a writer",
+    "B46": "a chain and a writer",
+    "B46i": "own content, two other versions and an update",
+    "B47": "filelock beside the store",
+    "B47i": "two writers",
+    "B48": "inside the lock",
+    "B48i": "inside the lock",
+    "B49": "own content, two other versions and an update",
+    "B49i": "a foreign rename",
+    "B52": "an object changed while it is saved",
+    "B54i": "own content and two other versions of its size",
+    "B54j": "a foreign rewrite in place",
+    "B58": "a cache and a writer",
+    "B59": "an old copy put in place",
+    "B60": "own content and two other versions of its size",
+    "B63i": "a reader beside a writing thread",
+    "B71i": "a file that appears",
+    "B76": "oversized, with bases",
+    "B76i": "a base and a rewrite of its size",
+    "B77i": "a base and a rewrite of its size",
+    "B77j": "oversized, and a rewrite of its size",
+}
+"""The race of `models.searches` in which a schedule shows the bug; also for bugs of the other modules."""
+
+
+def _killer(mutant_id: str) -> tuple[str, ...]:
+    return (f"tests/concurrency/test_explored_races.py::test_a_race_is_run_through[{race_id(RACE_OF[mutant_id])}]",)
 
 
 _FIRST_TRY = "fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)"
@@ -141,7 +180,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "The lock file is removed when it has been given back, under the feet of whoever got it meanwhile.",
         "LOCK1",
         (Patch("lock", _GIVE_BACK, _AFTER_GIVING_BACK),),
-        _killed_by("inside the lock, again and again"),
+        _killer("B01"),
     ),
     Mutant(
         "B02",
@@ -152,7 +191,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             Patch("lock", _GIVE_BACK, _BEFORE_GIVING_BACK),
             Patch("lock", _IS_AT_PATH, "            if self.descriptor:\n"),
         ),
-        _killed_by("inside the lock, again and again"),
+        _killer("B02"),
     ),
     Mutant(
         "B02i",
@@ -163,7 +202,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             Patch("lock", _GIVE_BACK, _BEFORE_GIVING_BACK),
             Patch("lock", _IS_AT_PATH, "            if os.path.exists(self._lock_path):\n"),
         ),
-        _killed_by("inside the lock, again and again"),
+        _killer("B02i"),
     ),
     Mutant(
         "B04",
@@ -171,7 +210,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "A file with the holder's pid is the lock; two heirs of a dead holder unlink it, the second one the first's.",
         "LOCK1",
         _pid_file(_HOLDER_LIVES),
-        _killed_by("a killed holder and two heirs"),
+        _killer("B04"),
     ),
     Mutant(
         "B05i",
@@ -191,7 +230,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 + _BUSY.split("\n", 1)[1],
             ),
         ),
-        _killed_by("a slow holder"),
+        _killer("B05i"),
     ),
     Mutant(
         "B06",
@@ -199,7 +238,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "A file with the holder's pid is the lock, and a holder counts as alive as long as its file is there.",
         "LOCK2",
         _pid_file(_HOLDER_ALWAYS_LIVES),
-        _killed_by("a killed writer"),
+        _killer("B06"),
     ),
     Mutant(
         "B07",
@@ -214,7 +253,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "        os.unlink(self._lock_path)\n        return LockTimeoutError(",
             ),
         ),
-        _killed_by("a writer that does not wait"),
+        _killer("B07"),
     ),
     Mutant(
         "B08i",
@@ -222,7 +261,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "With a timeout of zero a lock that is busy counts as taken.",
         "LOCK2",
         (Patch("lock", _BUSY, _BUSY.replace("raise self._timeout_error() from None", "return True")),),
-        _killed_by("a writer that does not wait"),
+        _killer("B08i"),
     ),
     Mutant(
         "B10",
@@ -230,7 +269,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "Links are followed only once the file exists, so the first writers through different names take two locks.",
         "CACHE8",
         (Patch("files", _RESOLVE, "    return os.path.realpath(path) if os.path.exists(path) else path\n"),),
-        _killed_by("names of one file"),
+        _killer("B10"),
     ),
     Mutant(
         "B12",
@@ -243,7 +282,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             Patch("lock", "fcntl.flock(descriptor, fcntl.LOCK_UN)", "fcntl.lockf(descriptor, fcntl.LOCK_UN)"),
             Patch("lock", "            if shared.owner is None and not shared.turns:\n", "            if turn:\n"),
         ),
-        _killed_by("threads of one process"),
+        _killer("B12"),
     ),
     Mutant(
         "B18",
@@ -281,7 +320,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 ),
             ),
         ),
-        _killed_by("inside the lock"),
+        _killer("B18"),
     ),
     Mutant(
         "B35i",
@@ -297,7 +336,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 + "                    sweep_temporary_files(self._operation.path)\n",
             ),
         ),
-        _killed_by("a writer that does not wait"),
+        _killer("B35i"),
     ),
     Mutant(
         "B46i",
@@ -316,7 +355,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "        )[0]",
             ),
         ),
-        _killed_by("own content, two other versions and an update"),
+        _killer("B46i"),
     ),
     Mutant(
         "B47i",
@@ -324,7 +363,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "The content is composed under the lock and written after it.",
         "WRITE1",
         (Patch("store", _PUBLISH, "            self._require(self._lock)._give_back()\n" + _PUBLISH),),
-        _killed_by("two writers"),
+        _killer("B47i"),
     ),
     Mutant(
         "B48i",
@@ -332,7 +371,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "The first try asks for a shared lock, which any number of writers may hold.",
         "LOCK1",
         (Patch("lock", _FIRST_TRY, _FIRST_TRY.replace("LOCK_EX", "LOCK_SH")),),
-        _killed_by("inside the lock"),
+        _killer("B48i"),
     ),
     Mutant(
         "B49i",
@@ -340,7 +379,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "What a program that ignores the lock has published meanwhile is overwritten.",
         "SNAP1",
         (Patch("store", _LOOKED_ONCE_MORE, "        unchanged = None\n"),),
-        _killed_by("a foreign rename"),
+        _killer("B49i"),
     ),
     Mutant(
         "B52",
@@ -355,7 +394,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "        edit.run(lambda _: edit.replace_all(encode_all(sessions)))\n",
             ),
         ),
-        _killed_by("an object changed while it is saved"),
+        _killer("B52"),
     ),
     Mutant(
         "B54i",
@@ -363,7 +402,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "The stamps of a file that was written a moment ago stand for its content.",
         "CACHE6",
         (Patch("store", _OWN_VERSION, _OWN_VERSION.replace("False", "True")),),
-        _killed_by("own content and two other versions of its size"),
+        _killer("B54i"),
     ),
     Mutant(
         "B54j",
@@ -378,7 +417,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "        if identity == version.identity:\n",
             ),
         ),
-        _killed_by("a foreign rewrite in place"),
+        _killer("B54j"),
     ),
     Mutant(
         "B59",
@@ -389,7 +428,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             Patch("files", _IDENTITY, _IDENTITY.replace("os.fstat(self.descriptor)", "os.stat(self.path)")),
             Patch("files", _SETTLED, "        return _settled_from_ns(self.mtime_ns) <= now_ns\n"),
         ),
-        _killed_by("an old copy put in place"),
+        _killer("B59"),
     ),
     Mutant(
         "B60",
@@ -407,7 +446,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
 """,
             ),
         ),
-        _killed_by("own content and two other versions of its size"),
+        _killer("B60"),
     ),
     Mutant(
         "B63i",
@@ -422,7 +461,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "                operation.remember(self._version, new)\n" + _PUBLISH,
             ),
         ),
-        _killed_by("a reader beside a writing thread"),
+        _killer("B63i"),
     ),
     Mutant(
         "B71i",
@@ -447,7 +486,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 '        operation.count("writes")\n        operation.process.missing.discard(operation.path)\n',
             ),
         ),
-        _killed_by("a file that appears"),
+        _killer("B71i"),
     ),
     Mutant(
         "B76i",
@@ -462,7 +501,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "            self._version = file._version(file.identity()) if kept else file.holds(base.content)\n",
             ),
         ),
-        _killed_by("a base and a rewrite of its size"),
+        _killer("B76i"),
     ),
     Mutant(
         "B77i",
@@ -477,7 +516,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "            self._version = file._version(file.identity()) if same else None\n",
             ),
         ),
-        _killed_by("a base and a rewrite of its size"),
+        _killer("B77i"),
     ),
     Mutant(
         "B77j",
@@ -491,7 +530,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
                 "        return laid_out\n",
             ),
         ),
-        _killed_by("oversized, and a rewrite of its size"),
+        _killer("B77j"),
     ),
 )
 
