@@ -15,6 +15,9 @@ from storecheck.report.document import Example, Run
 BUDGET_BYTES: Final = 900 * 1024
 """GitHub's limit is 1 MiB per step; other steps' output and the rendering's own growth need some of it."""
 
+MAX_ROWS: Final = 200
+"""Failing examples listed; nobody reads more, and the rest is counted."""
+
 NOTE_BYTES: Final = 400
 """Kept free for the sentence about what was dropped."""
 
@@ -31,7 +34,7 @@ def render(run: Run, *, budget_bytes: int = BUDGET_BYTES) -> str:
     wanted += [(f"details of {each.id}", _details(each, number)) for number, each in enumerate(run.examples, start=1)]
     wanted += [(f"the failure of {each.nodeid}", _other(each.nodeid, each.example)) for each in run.other_failures]
     for name, part in wanted:
-        size = len(part.encode())
+        size = len(part.encode()) + 1  # the newline that joins it
         if not part:
             continue
         if size > left:
@@ -62,11 +65,13 @@ def _table(run: Run) -> str:
     if not run.examples:
         return ""
     rows = ["| | Kind | What failed | Replay |", "|---|---|---|---|"]
-    for number, each in enumerate(run.examples, start=1):
+    for number, each in enumerate(run.examples[:MAX_ROWS], start=1):
         what = f"**{_text(each.title)}**<br>{_text(words.example_size(each))}"
         if each.promise:
             what += f", breaks {_text(each.promise)}"
         rows.append(f"| {number} | {words.kind_name(each.kind)} | {what} | {_code(each.replay)} |")
+    if len(run.examples) > MAX_ROWS:
+        rows.append(f"| | | and {len(run.examples) - MAX_ROWS:,} more | |")
     return "\n".join(rows) + "\n"
 
 
