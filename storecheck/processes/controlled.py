@@ -28,6 +28,7 @@ from storecheck.processes import following
 from storecheck.processes.children import child_context
 from storecheck.processes.following import WAIT_S, Errand, limit_silence
 from storecheck.processes.script import Script, record
+from storecheck.processes.seeding import seed_alike
 from storecheck.program import ROOT, Program
 from storecheck.runner import DIRECTORIES, Execution, OperationRecord, Runner
 from storecheck.schedule import FaultPlan, Policy, Replay
@@ -135,9 +136,11 @@ class ControlledRunner:
         self.program = program
         self._transform = transform
         self._simulation = Runner(program, transform=transform)
+        for image in self._simulation._images:  # noqa: SLF001 - of the same package
+            seed_alike(image)
         parent = directory or (FAST_DIRECTORY if FAST_DIRECTORY.is_dir() else None)
         self._base = tempfile.mkdtemp(prefix="storecheck-", dir=parent)
-        os.chmod(self._base, 0o711)  # noqa: S103 - the children may be another user
+        os.chmod(self._base, 0o755)  # noqa: S103 - as the simulated root: stat shows it, and the children may be another user
         self._children: list[_Child] = []
 
     def __enter__(self) -> ControlledRunner:

@@ -216,7 +216,8 @@ class ProcessImage:
             module = self._execute(name, parent)
         else:
             module = self.modules[name] = self._share(name)
-        if parent is not None and parent is not sys.modules.get(parent_name):
+        # While the parent is executed, the real table shows it in the place of the real one.
+        if parent is not None and parent is not self._executing.get(parent_name, sys.modules.get(parent_name)):
             setattr(parent, name.rpartition(".")[2], module)
         return module
 

@@ -1,0 +1,117 @@
+"""The check of one run of any adapter: did it behave as a store of sessions should?
+
+Depends on nothing but the run, so counterexamples can name it: the adapter is in the program, and what is left on the
+disk is read by the adapter itself, opened anew for real on a copy of the files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from storecheck.history import Call, History
+from storecheck.linearizability import check, versioned_map
+from storecheck.processes.handover import seen_at_end
+from storecheck.processes.races import by_position
+from storecheck.program import Json
+from storecheck.runner import Execution
+
+SESSIONS: Final = ("session0aaaaaaaa", "session1bbbbbbbb")
+"""Session names that every store accepts."""
+
+FIRST: Final[Mapping[str, str]] = {SESSIONS[0]: "first-version-which-is-longer-than-those-that-follow"}
+"""What every run begins with."""
+
+CHECK_PATH: Final = f"{__name__}:keeps_contract"
+
+_NAMES: Final = {"update": "set", "load": "load", "save": "save"}
+
+
+def factory_at(path: str) -> Callable[..., Any]:
+    """The adapter at an import path.
+
+    Raises:
+        ImportError: there is none, or what it needs is not installed.
+    """
+    module, _, name = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def first_files(path: str) -> dict[str, bytes]:
+    """The files of a store that holds `FIRST`, as the adapter makes them."""
+    with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
+        adapter = factory_at(path)(directory)
+        adapter.save(dict(FIRST))
+        adapter.close()
+        root = Path(directory)
+        return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+def left_in(path: str, files: Mapping[str, bytes]) -> Call:
+    """What the adapter loads from these files."""
+    with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
+        for name, content in files.items():
+            target = Path(directory, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        adapter = factory_at(path)(directory)
+        try:
+            return Call(name="load", result=adapter.load())
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, it could not read what was left
+            return Call(name="load", result={"unreadable": f"{type(error).__name__}: {error}"})
+        finally:
+            adapter.close()
+
+
+def in_terms_of_sessions(history: History) -> History:
+    """The history as `versioned_map` understands it."""
+    from dataclasses import replace
+
+    return replace(
+        history,
+        operations=tuple(
+            replace(each, call=replace(each.call, name=_NAMES.get(each.call.name, each.call.name)))
+            for each in by_position(history).operations
+        ),
+    )
+
+
+def keeps_contract(execution: Execution) -> str | None:
+    """What is wrong with a run of an adapter, or None."""
+    path = execution.program.adapter
+    problem = unexpected_error(in_terms_of_sessions(execution.history()), path, faulty=bool(execution.faults))
+    return problem or judge_history(execution.history(), path, execution.files())
+
+
+def unexpected_error(history: History, path: str, *, faulty: bool) -> str | None:
+    """An operation failed although nothing was made to go wrong."""
+    refuses = getattr(factory_at(path), "refuses", ())
+    for each in history.operations:
+        call = each.call
+        name = (call.error or "").partition(":")[0]
+        if call.outcome == "raised" and not faulty and name not in refuses:
+            return f"{each.process}: {call}"
+    return None
+
+
+def judge_history(history: History, path: str, files: Mapping[str, bytes]) -> str | None:
+    """What fits no order of a history and what is left after it, or None."""
+    left = left_in(path, files)
+    assert isinstance(left.result, Mapping)
+    if "unreadable" in left.result:
+        return f"the store cannot be read any more: {left.result['unreadable']}"
+    first: dict[str, Json] = dict(FIRST)
+    verdict = check(seen_at_end(in_terms_of_sessions(history), [left]), versioned_map(first))
+    if verdict.status == "undecided":
+        return f"the checker gave up: {verdict}"
+    refused = None if verdict.illegal is None else verdict.illegal.refused
+    if refused is None:
+        return None
+    if refused.process == "the end":
+        lost = [str(each.call) for each in history.operations if each.call.name == "update"]
+        return f"left at the end: {left.result}, which no order of {'; '.join(lost)} leaves"
+    return f"{refused.process}: {refused.call} fits in no order"

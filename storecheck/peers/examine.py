@@ -1,0 +1,276 @@
+"""Examines any store against the promises of `protocol.PROMISES`: searched in simulation, confirmed by real processes.
+
+Each promise has small programs, whose schedules (and kills, and failing calls) are searched; a failure is minimised and
+replayed call by call on a real disk, and only then is the promise called broken by a confirmed counterexample. Stores
+that do their input and output in C are raced by real processes instead, which can break a promise and cannot keep
+it: the report says which of the two was done. Power loss is not examined here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from storecheck.counterexample import Counterexample, from_failure
+from storecheck.explore import Exploration, explore
+from storecheck.machine import MachineParameters
+from storecheck.peers.contract import (
+    CHECK_PATH,
+    SESSIONS,
+    factory_at,
+    first_files,
+    in_terms_of_sessions,
+    judge_history,
+    keeps_contract,
+    unexpected_error,
+)
+from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
+from storecheck.processes import Confirmation, Race, Team, confirm, run_race
+from storecheck.program import Operation, ProcessProgram, Program, process
+from storecheck.runner import NoEvidence, Runner
+from storecheck.schedule import Fault, PreemptionBounded
+from storecheck.schedule.faults import PendingCall
+
+Outcome = Literal["kept", "BROKEN", "not examined"]
+
+PREEMPTIONS: Final = 2
+SEARCH_EXECUTIONS: Final = 1_500
+"""Schedules for each program: some seconds; the report says if that was all of them within the bound."""
+
+RACES: Final = 3
+RACERS: Final = 4
+RACE_KILLS: Final = 4
+FAILING_CALLS_MAX: Final = 200
+ERRORS: Final = ("ENOSPC", "EIO")
+CALLS_THAT_FAIL: Final = frozenset(
+    {"open", "write", "writev", "fsync", "fdatasync", "rename", "replace", "link", "ftruncate", "mkdir", "truncate"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the examination says of one promise of one store.
+
+    Attributes:
+        promise: of `PROMISES`.
+        promised: whether the store says so of itself.
+        outcome: kept as far as was looked, broken, or not examined.
+        evidence: how far was looked, or what broke.
+        counterexample: the minimal schedule that breaks it, or None: from a race there is none.
+        confirmation: what real processes say of it.
+    """
+
+    promise: PromiseName
+    promised: bool
+    outcome: Outcome
+    evidence: str
+    counterexample: Counterexample | None = None
+    confirmation: Confirmation | None = None
+
+
+def update(process_number: int, number: int = 0, *, session: str = SESSIONS[0]) -> Operation:
+    """The operation by which a process writes a version of its own."""
+    return Operation("update", {"session": session, "version": f"P{process_number}.{number}"})
+
+
+LOAD: Final = Operation("load")
+
+
+def _programs(promise: PromiseName) -> Iterator[tuple[tuple[ProcessProgram, ...], int]]:
+    """(processes, kills) of each program that is searched for a promise."""
+    if promise == "updates":
+        yield (process(update(1)), process(update(2))), 0
+        yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 0
+    elif promise == "reads":
+        yield (process(update(1)), process(LOAD)), 0
+    elif promise == "kills":
+        yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 1
+
+
+def examine(path: str, *, transform: Any = None) -> list[Finding]:
+    """All promises of the adapter at an import path.
+
+    Raises:
+        ImportError: the adapter, or what it needs, is not there.
+    """
+    factory = factory_at(path)
+    promised = adapter_promises(factory)
+    reason = getattr(factory, "not_simulated", "")
+    findings = []
+    for name in PROMISES:
+        promise: PromiseName = name  # type: ignore[assignment]
+        finding = _by_race(path, promise, reason) if reason else _by_search(path, promise, transform)
+        findings.append(replace(finding, promised=promise in promised))
+    return findings
+
+
+# Searched
+
+
+def _by_search(path: str, promise: PromiseName, transform: Any) -> Finding:
+    searched: list[str] = []
+    try:
+        for result in _searches(path, promise, transform):
+            searched.append(str(result.verdict))
+            if result.failure is not None:
+                return _broken(promise, result, transform)
+    except NoEvidence as error:
+        return _by_race(path, promise, f"it cannot be simulated: {error}")
+    evidence = f"{len(searched)} failing calls, each alone" if promise == "errors" else "; ".join(searched)
+    return Finding(promise=promise, promised=False, outcome="kept", evidence=evidence)
+
+
+def _searches(path: str, promise: PromiseName, transform: Any) -> Iterator[Exploration]:
+    files = first_files(path)
+    if promise == "errors":
+        program = Program(adapter=path, files=files, processes=(process(update(1)),), machine=MACHINE)
+        for faults in _failing_calls(program, transform):
+            yield _explore(program, PreemptionBounded(0), transform, faults=faults)
+        return
+    for processes, kills in _programs(promise):
+        # A kill can meet every call: with it, fewer preemptions are searched to the end.
+        strategy = PreemptionBounded(1 if kills else PREEMPTIONS)
+        program = Program(adapter=path, files=files, processes=processes, kills=kills, machine=MACHINE)
+        yield _explore(program, strategy, transform)
+
+
+MACHINE: Final = MachineParameters(time_choice="none")
+"""Time passes only when nobody can run: pollers are then searched without their idle rounds."""
+
+
+def _explore(
+    program: Program, strategy: PreemptionBounded, transform: Any, *, faults: tuple[Fault, ...] = ()
+) -> Exploration:
+    return explore(
+        program,
+        strategy=strategy,
+        check=keeps_contract,
+        faults=faults,
+        transform=transform,
+        max_executions=SEARCH_EXECUTIONS,
+    )
+
+
+def _failing_calls(program: Program, transform: Any) -> Iterator[tuple[Fault, ...]]:
+    """Every call that can fail for want of room or by a broken disk, one at a time."""
+    opening = len(_calls_of(replace(program, processes=(process(),)), transform))
+    names = _calls_of(program, transform)[: opening + FAILING_CALLS_MAX]
+    for call, name in enumerate(names):
+        if call >= opening and name in CALLS_THAT_FAIL:
+            for error in ERRORS:
+                yield (Fault(process=0, call=call, kind="errno", error=error),)
+
+
+def _calls_of(program: Program, transform: Any) -> list[str]:
+    """Names of the calls of a process that nobody disturbs."""
+    names: list[str] = []
+
+    def listen(pending: PendingCall) -> Fault | None:
+        names.append(pending.name)
+        return None
+
+    chooser = PreemptionBounded(0).search(program).next_chooser()
+    assert chooser is not None
+    Runner(program, transform=transform).run(chooser, policy=listen)
+    return names
+
+
+def _broken(promise: PromiseName, result: Exploration, transform: Any) -> Finding:
+    failure = result.failure
+    assert failure is not None
+    document = from_failure(
+        failure, title=f"{promise}: {failure.finding.message}", verdict=str(result.verdict), check=CHECK_PATH,
+        planted=transform,
+    )  # fmt: skip
+    confirmation = confirm(document, planted=transform)
+    return Finding(
+        promise=promise,
+        promised=False,
+        outcome="BROKEN",
+        evidence=failure.finding.message,
+        counterexample=document,
+        confirmation=confirmation,
+    )
+
+
+# Raced
+
+
+def workload(worker: int, thread: int, seed: int) -> Iterable[Operation]:
+    """Updates of two sessions that all processes share, and loads between them."""
+    for number in range(10):
+        yield update(worker, seed * 100 + thread * 50 + number, session=SESSIONS[number % 2])
+        if number % 3 == 0:
+            yield LOAD
+
+
+def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
+    if promise == "errors":
+        why = f"{reason}: its calls cannot be made to fail here"
+        return Finding(promise=promise, promised=False, outcome="not examined", evidence=why)
+    kills = RACE_KILLS if promise == "kills" else 0
+    racers = Team(adapter=path, workload=f"{__name__}:workload", workers=RACERS)
+    operations = met = 0
+    for seed in range(RACES):
+        race = Race(teams=(racers,), files=first_files(path), kills=kills, seed=seed)
+        result = run_race(race)
+        operations += len(result.history.operations)
+        met += result.met["overlaps"]
+        problem = "; ".join(result.stuck)
+        problem = problem or unexpected_error(in_terms_of_sessions(result.history), path, faulty=False) or ""
+        problem = problem or judge_history(result.history, path, result.files) or ""
+        if problem and (promise != "reads" or _is_of_a_reader(problem)):
+            evidence = f"race {seed + 1} of real processes ({reason}): {problem}"
+            return Finding(promise=promise, promised=False, outcome="BROKEN", evidence=evidence)
+    evidence = f"raced only ({reason}): {RACES} races, {operations} operations, {met} of them overlapping"
+    return Finding(promise=promise, promised=False, outcome="kept", evidence=evidence)
+
+
+def _is_of_a_reader(problem: str) -> bool:
+    return ": load" in problem or "cannot be read" in problem
+
+
+# As text
+
+
+def table(findings: Mapping[str, list[Finding]]) -> list[str]:
+    """One line for each store and promise, what broke below it."""
+    lines = []
+    width = max(map(len, findings), default=0)
+    for store, found in findings.items():
+        for finding in found:
+            said = "" if finding.promised else " (not promised)"
+            lines.append(f"{store:<{width}}  {finding.promise:<8} {finding.outcome}{said}: {_how_far(finding)}")
+    return lines
+
+
+def _how_far(finding: Finding) -> str:
+    evidence = finding.evidence if len(finding.evidence) <= 240 else f"{finding.evidence[:239]}…"
+    if finding.counterexample is None:
+        return evidence
+    program = finding.counterexample.program
+    assert finding.confirmation is not None
+    confirmed = (
+        "confirmed by real processes"
+        if finding.confirmation.confirmed
+        else f"NOT confirmed by real processes: {finding.confirmation.divergence or 'their run is correct'}"
+    )
+    return f"{evidence} [{len(program.processes)} processes, {program.operations()} operations; {confirmed}]"
+
+
+def write_counterexamples(findings: Mapping[str, list[Finding]], directory: Path) -> list[Path]:
+    """One document for each broken promise that has one: `storecheck replay` takes it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for store, found in findings.items():
+        for finding in found:
+            if finding.counterexample is not None:
+                path = directory / f"{store.replace(' ', '-')}-{finding.promise}.json"
+                finding.counterexample.write(path)
+                written.append(path)
+    return written
+
+
+__all__ = ["Finding", "examine", "table", "write_counterexamples"]

@@ -1,0 +1,100 @@
+"""Stores with one known bug each, as adapters: small enough that every schedule can be searched."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+
+
+class Unlocked:
+    """Replaces whole files by rename, without a lock."""
+
+    promises = ("updates", "reads", "kills", "errors")
+
+    def __init__(self, root: str) -> None:
+        self._path = os.path.join(root, "store.json")
+
+    def load(self) -> dict[str, str]:
+        """Everything."""
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            sessions: dict[str, str] = json.loads(os.read(descriptor, 65536))
+        finally:
+            os.close(descriptor)
+        return sessions
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session."""
+        sessions = self.load()
+        before = sessions.get(session)
+        sessions[session] = version
+        self._write(sessions)
+        return before
+
+    def save(self, sessions: dict[str, str]) -> None:
+        """Replace everything."""
+        self._write(sessions)
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        beside = f"{self._path}.{os.getpid()}"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(sessions).encode())
+        finally:
+            os.close(descriptor)
+        os.replace(beside, self._path)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class Locked(Unlocked):
+    """The same under a flock: correct."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session."""
+        descriptor = os.open(f"{self._path}.flock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return super().update(session, version)
+        finally:
+            os.close(descriptor)
+
+
+class InPlace(Locked):
+    """Writes over the file where it is: readers see it empty."""
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(sessions).encode())
+        finally:
+            os.close(descriptor)
+
+
+class StaleLock(Unlocked):
+    """Its lock is a file that exists: whoever is killed holds it for ever."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session."""
+        lock = f"{self._path}.lock"
+        for _ in range(3):
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0o600))
+                break
+        else:
+            raise TimeoutError(lock)
+        try:
+            return super().update(session, version)
+        finally:
+            os.unlink(lock)
+
+
+class Swallows(Locked):
+    """Hides that it could not write."""
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            super()._write(sessions)

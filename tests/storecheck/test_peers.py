@@ -1,0 +1,104 @@
+"""Any store can be examined: broken promises come with a minimal schedule that real processes confirm.
+
+Goal: the verifier must neither believe a store nor accuse one without evidence. Method: adapters with one known bug
+each, a correct one, and the built-in ones that are quick; the table says how far each promise was looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from storecheck.cli import main as storecheck
+from storecheck.counterexample import load, replay
+from storecheck.peers import PEERS
+from storecheck.peers.__main__ import main
+from storecheck.peers.contract import FIRST, factory_at, first_files
+from storecheck.peers.examine import Finding, examine, table
+from storecheck.peers.protocol import PROMISES
+
+SUBJECTS = "tests.storecheck.peer_subjects"
+
+
+def outcomes(findings: list[Finding]) -> dict[str, str]:
+    """Outcome by promise."""
+    return {finding.promise: finding.outcome for finding in findings}
+
+
+def test_a_correct_store_keeps_everything_exhaustively() -> None:
+    """Json + filelock: every schedule within the bound was run, and the report says so."""
+    found = examine(f"{SUBJECTS}:Locked")
+    assert outcomes(found) == dict.fromkeys(PROMISES, "kept")
+    assert all("exhausted within" in each.evidence for each in found if each.promise != "errors")
+    assert "failing calls, each alone" in next(each.evidence for each in found if each.promise == "errors")
+
+
+@pytest.mark.parametrize(
+    ("subject", "promise", "processes"),
+    [("Unlocked", "updates", 2), ("InPlace", "reads", 2), ("StaleLock", "kills", 2), ("Swallows", "errors", 1)],
+)
+def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promise: str, processes: int) -> None:
+    """The counterexample is minimal, and real processes do the same call by call."""
+    found = next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
+    assert found.outcome == "BROKEN", found.evidence
+    assert found.counterexample is not None
+    assert found.confirmation is not None
+    assert found.confirmation.confirmed, found.confirmation.divergence
+    assert len(found.counterexample.program.processes) <= processes
+    assert found.counterexample.program.operations() <= 2
+
+
+def test_a_written_counterexample_replays(tmp_path: Path) -> None:
+    """The document names a check that needs nothing else: `storecheck replay` judges it anew."""
+    found = next(each for each in examine(f"{SUBJECTS}:Swallows") if each.promise == "errors")
+    assert found.counterexample is not None
+    found.counterexample.write(tmp_path / "found.json")
+    replayed = replay(load(tmp_path / "found.json"))
+    assert replayed.same
+    assert replayed.finding == found.counterexample.finding
+
+
+def test_the_table_tells_searched_from_raced() -> None:
+    """What was only raced is never called exhausted, and what was not promised is not held against a store."""
+    findings = [
+        Finding(promise="updates", promised=False, outcome="BROKEN", evidence="race 1 of real processes: lost"),
+        Finding(promise="errors", promised=True, outcome="not examined", evidence="its calls cannot be made to fail"),
+    ]
+    lines = table({"A store": findings})
+    assert lines[0] == "A store  updates  BROKEN (not promised): race 1 of real processes: lost"
+    assert lines[1] == "A store  errors   not examined: its calls cannot be made to fail"
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_built_in_adapters_keep_what_they_are_given(name: str, tmp_path: Path) -> None:
+    """Each adapter's first files hold the first version, and an update tells what it found."""
+    try:
+        adapter = factory_at(PEERS[name])(str(tmp_path))
+    except ImportError as error:
+        pytest.skip(f"{name} is an optional peer: {error}")
+    try:
+        adapter.save(dict(FIRST))
+        (session, version), *_ = FIRST.items()
+        assert adapter.update(session, "second") == version
+        assert adapter.load() == {session: "second"}
+    finally:
+        adapter.close()
+    assert first_files(PEERS[name])
+
+
+def test_the_command_prints_a_table() -> None:
+    """`python -m storecheck.peers NAME` examines that one; a name that there is not is a usage error."""
+    done = CliRunner().invoke(main, ["no such store"])
+    assert done.exit_code == 2
+    assert "there is no adapter for 'no such store'" in done.output
+
+
+def test_run_examines_another_store(tmp_path: Path) -> None:
+    """`storecheck run module:factory` is the same for any adapter; a broken promise is exit status 1."""
+    done = CliRunner().invoke(storecheck, ["run", f"{SUBJECTS}:Swallows", "--out", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    assert "errors   BROKEN: " in done.output
+    assert "confirmed by real processes" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["Swallows-errors.json"]
