@@ -125,3 +125,12 @@ def test_saving_nothing_creates_the_file_once(store_path: Path) -> None:
     assert store_path.read_bytes() == b"{}"
     store.save({})
     assert (store.stats().writes, store.stats().noop_writes) == (1, 1)
+
+
+@pytest.mark.promise("KEY1")
+def test_of_equally_new_legacy_spellings_the_first_counts(store_path: Path) -> None:
+    """Where no spelling is the normalised one and the times are equal, the first entry in the file wins."""
+    store_path.write_bytes(b'{"A": {"updatedAt": 1, "n": 1}, "a ": {"updatedAt": 1, "n": 2}, " A": {"n": 3}}')
+    store = SessionStore(store_path, SETTINGS)
+    assert store.read("a") == {"updatedAt": 1, "n": 1}
+    assert list(store.load()) == ["A"]

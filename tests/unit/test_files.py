@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sessionstore import SessionStore, Settings, files
+from sessionstore import CorruptStoreError, SessionStore, Settings, files
 from sessionstore.content import CHUNK_BYTES
 
 QUIET = Settings(maintenance_mode="off", lock_timeout_s=0.0)
@@ -159,3 +160,46 @@ def test_the_group_is_kept_where_the_owner_cannot_be(store_path: Path, monkeypat
     store.save({"a": {"n": 1}})
     assert refused == [strangers, (-1, strangers[1])]
     assert store.load()["a"] == {"n": 1}
+
+
+@pytest.mark.promise("READ3")
+@pytest.mark.parametrize("verb", [SessionStore.load, lambda store: store.update(len)])
+def test_a_stranger_that_repeats_a_key_is_noticed_by_who_knows_the_rest(
+    store_path: Path, verb: Callable[[SessionStore], object]
+) -> None:
+    """A duplicate of a key that stands in the part of the file that did not change is corrupt all the same."""
+    store = SessionStore(store_path, QUIET)
+    store.save({key: {"text": key * 50} for key in "abcd"})
+    corrupt = store_path.read_bytes().replace(b'"c": ', b'"a": ')
+    store_path.write_bytes(corrupt)
+    with pytest.raises(CorruptStoreError, match="duplicate session key 'a'"):
+        verb(store)
+    assert store_path.read_bytes() == corrupt
+
+
+@pytest.mark.promise("WRITE8")
+@pytest.mark.parametrize("mode", [0o700, 0o640])
+def test_a_mode_without_or_with_rights_for_others_is_kept(store_path: Path, mode: int) -> None:
+    """The new version has the old one's mode, whether others may read it or only the owner may do more."""
+    store = SessionStore(store_path, QUIET)
+    store.save({"a": {}})
+    os.chmod(store_path, mode)
+    store.save({"b": {}})
+    assert stat.S_IMODE(os.stat(store_path).st_mode) == mode
+
+
+@pytest.mark.promise("WRITE1")
+def test_a_save_replaces_what_a_stranger_writes_meanwhile(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save is made of nothing that was in the file, so no change of it is a conflict."""
+    store = SessionStore(store_path, QUIET)
+    store.save({"a": {}})
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        store_path.write_bytes(b'{"theirs": {}}')
+        monkeypatch.setattr(os, "fsync", real)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.save({"mine": {}})
+    assert list(store.load()) == ["mine"]
