@@ -206,3 +206,16 @@ def test_a_base_of_a_missing_file_is_reused_while_it_is_missing(store_path: Path
     assert store.update(lambda draft: draft.update({"a": {}}), base=base).reused
     assert not store.update(lambda draft: draft.update({"b": {}}), base=base).reused
     assert set(store.load()) == {"a", "b"}
+
+
+@pytest.mark.promise("WRITE4")
+@pytest.mark.parametrize("name", ["{}notes.txt", "{}1.tmp.orig", "x{}1.tmp", ".other.json.sessionstore-1.tmp"])
+def test_only_names_that_fit_at_both_ends_are_swept(store_path: Path, name: str) -> None:
+    """A file whose name only begins or only ends as those of temporary files is not removed."""
+    kept = store_path.with_name(name.format(os.path.basename(files.temporary_prefix(str(store_path)))))
+    swept = store_path.with_name(f"{files.temporary_prefix(str(store_path))}1.tmp")
+    kept.write_bytes(b"mine")
+    swept.write_bytes(b"")
+    SessionStore(store_path, SETTINGS).save({"a": {}})
+    assert kept.read_bytes() == b"mine"
+    assert not swept.exists()
