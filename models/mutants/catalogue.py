@@ -8,6 +8,7 @@ from models.mutants.interleaving import INTERLEAVING_MUTANTS
 from models.mutants.locking import LOCK_MUTANTS
 from models.mutants.planting import Mutant, MutantError
 from models.mutants.reading import READ_MUTANTS
+from models.mutants.reality import REALITY_MUTANTS
 from models.mutants.writing import WRITE_MUTANTS
 
 MUTANTS: tuple[Mutant, ...] = tuple(
@@ -18,6 +19,7 @@ MUTANTS: tuple[Mutant, ...] = tuple(
             *CACHE_MUTANTS,
             *READ_MUTANTS,
             *CRASH_MUTANTS,
+            *REALITY_MUTANTS,
             *INTERLEAVING_MUTANTS,
         ),
         key=lambda mutant: mutant.id,
