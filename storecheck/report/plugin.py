@@ -196,18 +196,19 @@ class _Seeds:
     def __init__(self, base: str, shard: ShardChoice) -> None:
         from hypothesis import core
 
-        if not hasattr(core, "_hypothesis_global_random"):
+        source = getattr(core, "threadlocal", core)  # one of each thread in newer versions, one of all in older ones
+        if not hasattr(source, "_hypothesis_global_random"):
             raise pytest.UsageError(
                 f"--job search cannot seed Hypothesis {metadata.version('hypothesis')}: it draws from elsewhere now"
             )
-        self._core: Any = core
+        self._source: Any = source
         self._base = base
         self._shard = shard
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        source = Random(seed_of(self._base, self._shard, item.nodeid))  # noqa: S311 - examples, no secrets
-        self._core._hypothesis_global_random = source  # noqa: SLF001 - looked for in __init__
+        drawn_from = Random(seed_of(self._base, self._shard, item.nodeid))  # noqa: S311 - examples, no secrets
+        self._source._hypothesis_global_random = drawn_from  # noqa: SLF001 - looked for in __init__
 
 
 # -- counterexamples --------------------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ class _ReportWriter:
             other_tests=verdict.other_tests,
             other_failures=other_failures_of(verdict.other_failures, (example.test for example in examples)),
             examples=examples,
-            bounds=(),
+            bounds=(_bounds(),),
             figures=self._evidence(),
             kept=None,
             made_by=f"storecheck {metadata.version('sessionstore')}",
@@ -337,6 +338,18 @@ class _ReportWriter:
                 )
             else:
                 yield example_of_failure(failure, promise, shard=self._shard.index)
+
+
+def _bounds() -> str:
+    """How far Hypothesis's profile lets each drawn test go; a test may set limits of its own."""
+    from hypothesis import settings
+
+    profile = settings()
+    drawn = "derandomised" if profile.derandomize else "seeded"
+    return (
+        f"By default a drawn test tried at most {profile.max_examples:,} examples, a state machine "
+        f"{profile.stateful_step_count:,} steps in each, {drawn}."
+    )
 
 
 def commit_of(root: Path) -> str:

@@ -38,7 +38,8 @@ SHOWN = ("B76", "B87", "B27", "B54", "B48")
 CONTRAST = """() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number);
     const k = c.startsWith('color(srgb') ? 255 : 1; return [m[0]*k, m[1]*k, m[2]*k, m[3] ?? 1]; };
-  const lum = c => { const f = c.slice(0, 3).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const lum = c => { const f = c.slice(0, 3).map(v => linear(v / 255));
     return .2126 * f[0] + .7152 * f[1] + .0722 * f[2]; };
   const back = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
     if (c[3] === 1) return c; } return [255, 255, 255, 1]; };

@@ -89,7 +89,7 @@ def test_junit_carries_title_promise_and_replay(path: Path) -> None:
     """`message` is the title; properties hold id, promise and replay."""
     example = load(path).examples[0]
     case = next(iter(next(iter(JUnitXml.fromstring(junit.render(load(path)).encode())))))
-    properties = {each.name: each.value for each in case.child(Properties)}
+    properties = {each.name: each.value for each in case.child(Properties)}  # type: ignore[no-untyped-call]
     assert case.result[0].message == example.title
     assert properties["storecheck.id"] == example.id
     assert properties["storecheck.promise"] == example.promise

@@ -1,0 +1,214 @@
+"""The pytest side of reports: shards, jobs, counterexamples that cross xdist, and the report at the end.
+
+Method: pytest runs small projects in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
+
+from storecheck.report.document import load
+from storecheck.report.plugin import shared_database
+from tests.report.making import GOLDEN
+
+PROMISES = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Promise:
+    id: str
+    title: str
+    text: str
+
+ALL = (Promise("A1", "adds up", "Nothing added is lost."),)
+"""
+
+RACE = """
+import pytest
+from storecheck import Operation, PreemptionBounded, Program, process
+from storecheck.drawing import verify
+
+def lost(execution):
+    return None if execution.files()["counter"] == b"2" else "an addition is lost"
+
+@pytest.mark.promise("A1")
+def test_additions_are_kept():
+    add = process(Operation("add", {"amount": 1}))
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add, add), files={"counter": b"0"})
+    verify(program, strategy=PreemptionBounded(1), check=lost, check_path="test_race:lost")
+
+@pytest.mark.promise("A1")
+def test_nothing():
+    pass
+
+def test_plain():
+    assert 1 == 2, "one is not two"
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A small project with a promise."""
+    pytester.makepyfile(promise_list=PROMISES, test_race=RACE)
+    pytester.makeini("[pytest]\npromises = promise_list:ALL\npythonpath = .\n")
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> Any:
+    """Run pytest in a process of its own."""
+    return project.runpytest_subprocess("-p", "no:randomly", "--report-dir", "report", *options, timeout=120)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_a_race_becomes_an_example_with_files(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """The counterexample reaches the report, from a worker too, with its replay and its test beside it."""
+    run(project, *workers)
+    report = load(project.path / "report" / "run.json")
+    race = next(example for example in report.examples if example.kind == "race")
+    assert (race.promise, race.test) == ("A1", "test_race.py::test_additions_are_kept")
+    assert race.replays is not None
+    assert (race.replays.failed, race.replays.tried) == (20, 20)
+    assert race.deciding is not None
+    assert race.deciding.with_failed == race.deciding.with_tried > 0
+    assert {shrunk.what for shrunk in race.shrunk} <= {"points", "processes", "operations"}
+    plain = next(example for example in report.examples if example.kind == "test" or example.test.endswith("plain"))
+    assert "one is not two" in plain.raw
+    assert (report.shards[0].passed, report.shards[0].failed) == (1, 2)
+    assert (project.path / "report" / "failures" / race.id / "counterexample.json").is_file()
+    assert "P1 overwrote" in (project.path / "report" / "summary.md").read_text(encoding="utf-8") or "P2" in race.title
+
+
+def test_the_reproducer_fails_without_hypothesis(project: pytest.Pytester) -> None:
+    """The written test is plain pytest, fails by the same finding, and imports no Hypothesis."""
+    run(project)
+    found = next((project.path / "report" / "failures").glob("race-*/test_*.py"))
+    assert "hypothesis" not in found.read_text(encoding="utf-8").lower().replace("no hypothesis", "")
+    result = project.runpytest_subprocess("-p", "no:hypothesispytest", str(found), timeout=60)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*an addition is lost*"])
+
+
+def test_shards_share_the_tests_and_merge(project: pytest.Pytester) -> None:
+    """Every test runs in exactly one shard, and together they are one run."""
+    from storecheck.report.merging import find_runs, merge
+
+    for index in (1, 2):
+        run(
+            project, "--shard", f"{index}/2", "--report-dir", f".shards/{index}"
+        )  # hidden: pytest must not collect what it writes
+    merged = merge(find_runs(project.path / ".shards").runs)
+    assert merged.missing_shards == ()
+    assert sum(shard.passed + shard.failed for shard in merged.shards) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--shard", "9/8"), "*such as 3/8*"),
+        (("--shard", "auto"), "*--shard auto found none of*"),
+        (("--example-database", "x"), "*needs --job search*"),
+        (("--job", "search", "--example-database", "nowhere"), "*is no directory*"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    """The error says what to give; the exit status is pytest's for wrong usage."""
+    for name in ("STORECHECK_SHARD_INDEX", "CI_NODE_INDEX", "BUILDKITE_PARALLEL_JOB"):
+        monkeypatch.delenv(name, raising=False)
+    result = run(project, *options)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([message])
+
+
+DRAWS = """
+from hypothesis import given, settings, strategies as st
+SEEN = []
+
+@settings(max_examples=5)
+@given(st.integers())
+def test_draw(number):
+    SEEN.append(number)
+
+def test_show():
+    print("DRAWN", SEEN)
+"""
+
+
+@pytest.mark.parametrize(("job", "same"), [("gate", True), ("search", False)])
+def test_seeds_of_a_search_differ_and_a_gate_repeats(pytester: pytest.Pytester, job: str, same: bool) -> None:
+    """Another seed draws other examples in a search, and the same seed the same; a gate always the same."""
+    pytester.makepyfile(test_draws=DRAWS)
+
+    def drawn(seed: str) -> str:
+        result = pytester.runpytest_subprocess("-s", "--job", job, "--shard-seed", seed, timeout=60)
+        return next(line for line in result.outlines if "DRAWN" in line)
+
+    first = drawn("one")
+    assert drawn("one") == first
+    assert (drawn("two") == first) is same
+
+
+def test_a_shared_directory_of_examples_is_only_read(tmp_path: Path) -> None:
+    """What is there is found; what is saved is not."""
+    DirectoryBasedExampleDatabase(tmp_path).save(b"key", b"value")
+    shared = shared_database(str(tmp_path))
+    assert isinstance(shared, ReadOnlyDatabase)
+    shared.save(b"key", b"other")
+    assert set(shared.fetch(b"key")) == {b"value"}
+
+
+@pytest.fixture
+def redis_address(tmp_path: Path) -> Iterator[str]:
+    """A real redis-server of Debian's."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def test_examples_shared_by_redis_are_only_read(redis_address: str) -> None:
+    """What a search kept in redis is found by a shard, which writes nothing there."""
+    redis = pytest.importorskip("redis")
+    from hypothesis.extra.redis import RedisExampleDatabase
+
+    with redis.Redis.from_url(redis_address) as client:
+        RedisExampleDatabase(client).save(b"key", b"value")
+        shared = shared_database(redis_address)
+        shared.save(b"key", b"other")
+        assert set(shared.fetch(b"key")) == {b"value"}
+
+
+def test_golden_counterexamples_still_replay() -> None:
+    """A committed document fails the same way again, with the bug it belongs to."""
+    from storecheck.counterexample import load as load_counterexample
+    from storecheck.counterexample import replay
+
+    document = load_counterexample(GOLDEN / "B87.counterexample.json")
+    replayed = replay(document)
+    assert replayed.finding == document.finding
+    assert json.loads((GOLDEN / "B87.json").read_text(encoding="utf-8"))["examples"][0]["promise"] == "WRITE7"
