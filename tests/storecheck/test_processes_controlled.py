@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from storecheck import Execution, Fault, FaultPlan, Operation, PreemptionBounded, Program, RandomSchedules, process
 from storecheck.counterexample import load
@@ -76,8 +77,13 @@ def test_three_processes_agree() -> None:
 
 @pytest.mark.promise("WRITE1")
 def test_schedules_of_the_store_do_the_same_in_reality() -> None:
-    """Whole updates of two processes, interleaved at random: real files and results are those of the simulation."""
-    assert agreeing(storing(), RandomSchedules(executions=40, seed=1), at_most=40) == 40
+    """Whole updates of two processes, interleaved at random: real files and results are those of the simulation.
+
+    Deeper profiles, such as the nightly one, sample more.
+    """
+    assert settings.default is not None
+    count = 40 * max(1, settings.default.max_examples // 60)
+    assert agreeing(storing(), RandomSchedules(executions=count, seed=1), at_most=count) == count
 
 
 def test_threads_of_a_process_are_led_too() -> None:
