@@ -350,6 +350,8 @@ class _Versions:
             is_write = record.process in self._foreign and record.operation.name != "read"
             if record.outcome == "returned" and number not in wrote and not is_write:
                 seen = list(self._during(self._began[number], self._ended[number]))
+                if record.process in self._foreign and None in seen:
+                    continue  # it reads what a foreign program has spoilt
                 if not any(state is not None and step(state, history.operations[number].call) for state in seen):
                     return f"{record}, but the file held {' then '.join(map(str, seen))} meanwhile"
         return None
