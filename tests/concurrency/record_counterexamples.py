@@ -15,8 +15,8 @@ from models.mutants import mutant_by_id
 from models.mutants.interleaving import RACE_OF
 from models.searches import RACES
 from storecheck import RandomSchedules
-from storecheck.explore import explore
 from storecheck.counterexample import from_failure
+from storecheck.explore import explore
 
 DIRECTORY: Final = Path(__file__).parent / "counterexamples"
 
