@@ -324,8 +324,7 @@ def sweep_temporary_files(path: str) -> int:
             and entry.is_file(follow_symlinks=False)
         ]
     for name in stray:
-        # Another user's file in a sticky directory is left to that user; it is no reason to fail a write.
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
             swept += 1
     return swept

@@ -30,7 +30,20 @@ def main() -> None:
         _exit_with_status(chosen_store(_store_option(arguments)))
     from sessionstore.cli.commands import sessionstore
 
-    sessionstore.main(args=arguments, prog_name="sessionstore")
+    status: object = 0
+    try:
+        sessionstore.main(args=arguments, prog_name="sessionstore")
+    except SystemExit as end:
+        status = end.code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer cannot be written; the interpreter must not try it again when it ends.
+        if not status and not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"Error: {error}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
+    sys.exit(status if isinstance(status, int) else 1)
 
 
 def chosen_store(option: str | None) -> str:

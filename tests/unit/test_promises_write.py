@@ -136,9 +136,9 @@ def test_a_write_is_synced_in_the_durable_order(tmp_path: Path, monkeypatch: pyt
     publishing = [step for step in steps if step[1] in {"temporary", str(path), home}]
     assert steps[:4] == [
         ("mkdir", str(path.parent.parent)),
-        ("fsync", str(path.parent.parent.parent)),
         ("mkdir", home),
         ("fsync", str(path.parent.parent)),
+        ("fsync", str(path.parent.parent.parent)),
     ]
     assert list(dict.fromkeys(publishing[1:])) == [
         ("write", "temporary"),
