@@ -579,12 +579,13 @@ class _Calls:
     def lockf(self, fd: Any, cmd: int, len: int = 0, start: int = 0, whence: int = 0, /) -> None:
         context = self._context
         descriptor = fd if isinstance(fd, int) else fd.fileno()
+        operation = _lockf_operation(cmd)
         machine, process = context.machine, context.process
         if whence == os.SEEK_CUR:
             start += machine.opened(process, descriptor).position
         elif whence == os.SEEK_END:
             start += machine.opened(process, descriptor).inode.size()
-        waiter = machine.record_lock(process, descriptor, cmd, start=start, size=len)
+        waiter = machine.record_lock(process, descriptor, operation, start=start, size=len)
         if waiter is not None:
             wait_for_lock(context, waiter, "lockf")
 
@@ -605,6 +606,16 @@ class _Calls:
         if cmd in (real_fcntl.F_DUPFD, real_fcntl.F_DUPFD_CLOEXEC):
             return machine.duplicate(process, descriptor, start=arg)
         return refusing(context, f"fcntl(fd, {cmd})")()
+
+
+def _lockf_operation(cmd: int) -> int:
+    """What CPython's `fcntl.lockf` makes of its argument: LOCK_UN must stand alone, and LOCK_SH goes before LOCK_EX."""
+    if cmd == LOCK_UN:
+        return LOCK_UN
+    for kind in (LOCK_SH, LOCK_EX):
+        if cmd & kind:
+            return kind | cmd & LOCK_NB
+    raise ValueError("unrecognized lockf argument")
 
 
 NOTICED: Final = (

@@ -8,10 +8,12 @@ out.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +140,29 @@ answers = [os.getpid(), os.getuid(), os.getcwd(), time.time_ns(), time.monotonic
     assert run_inside(image, source)["answers"] == first
     assert first[0] != os.getpid()
     assert first[-1] == "2026"
+
+
+@pytest.mark.parametrize("operation", range(17))
+def test_lockf_takes_and_refuses_the_operations_that_the_real_one_does(
+    image: ProcessImage, tmp_path: Path, operation: int
+) -> None:
+    """Every combination of LOCK_SH, LOCK_EX, LOCK_NB and LOCK_UN: LOCK_UN | LOCK_NB is an error, not an unlock."""
+    source = """
+import fcntl, os
+descriptor = os.open(PATH, os.O_RDWR | os.O_CREAT)
+try:
+    answer = fcntl.lockf(descriptor, OPERATION)
+except ValueError as error:
+    answer = str(error)
+finally:
+    os.close(descriptor)
+"""
+    simulated = run_inside(image, source.replace("PATH", "ROOT + '/file'").replace("OPERATION", str(operation)))
+    real: dict[str, Any] = {}
+    exec(source.replace("PATH", repr(str(tmp_path / "file"))).replace("OPERATION", str(operation)), real)
+    assert simulated["answer"] == real["answer"]
+    if operation == fcntl.LOCK_UN | fcntl.LOCK_NB:
+        assert real["answer"] == "unrecognized lockf argument"
 
 
 @pytest.mark.parametrize("name", ["stat", "open", "replace", "unlink", "listdir"])
