@@ -1,8 +1,9 @@
 """Command line of the verifier: look at verdicts, search a program, replay and explain counterexamples.
 
 `storecheck verdict FILE` shows the verdict of an earlier run of pytest; `run` searches the schedules of one program;
-`replay` executes a counterexample again; `list` finds counterexamples below a directory. Reports of runs and what
-explains them are in `storecheck.report.commands`. Tests are run by pytest, not here.
+`replay` executes a counterexample again; `list` finds counterexamples below a directory; `check-history` judges a
+recorded history. Reports of runs and what explains them are in `storecheck.report.commands`. Tests are run by pytest,
+not here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from storecheck import history_commands
 from storecheck import verdict as verdicts
 from storecheck.report import commands as report_commands
 
@@ -197,3 +199,4 @@ def _show(document: Counterexample, trace: tuple[Line, ...]) -> None:
 
 
 report_commands.register(main)
+history_commands.register(main)
