@@ -21,7 +21,7 @@ from pathlib import Path
 
 from models.crashes import SCENARIOS, Recovery, Scenario, record_scenario, store_process
 from models.mutants.crash_writes import CRASH_MUTANTS
-from storecheck.crash import MODELS, Oracle, Recording, crash_states
+from storecheck.crash import MODELS, CrashStates, Oracle, Recording, crash_states
 from storecheck.crash.calibration import record_saver
 from storecheck.crash.recovery import check
 from storecheck.crash.savers import SAVERS
@@ -66,8 +66,9 @@ def check_in_memory(recordings: Iterable[tuple[Recording, Oracle]], *, cuts: int
     """Judge every distinct state; how many."""
     count = 0
     for recording, oracle in recordings:
+        states = CrashStates(recording)
         for model in MODELS:
-            for state in crash_states(recording, model, cuts=cuts):
+            for state in states.under(model, cuts=cuts):
                 oracle.judge(state)
                 count += 1
     return count

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from models.mutants import Mutant
 from storecheck.crash import CrashState, Entry, Oracle, Recording, SerialProcess, Tree, Violation, machine_with, record
 from storecheck.crash.recording import BOOT_TAKES_NS
-from storecheck.machine import MOUNT, Machine, MachineParameters, Process
+from storecheck.machine import MOUNT, Inode, Machine, MachineParameters, Process
 from storecheck.syscalls import ImageOptions
 
 FILE = "sessions.json"
@@ -144,15 +144,21 @@ def open_store(modules: Mapping[str, Any], scenario: Scenario) -> Any:
     return package.SessionStore(scenario.path, package.Settings(**scenario.settings))
 
 
-def content_at(machine: Machine, path: str) -> bytes | None:
-    """What a file on the machine holds now; None if there is none."""
+def inode_at(machine: Machine, path: str) -> Inode | None:
+    """What is at a path on the machine now, links not followed; None if there is nothing."""
     inode = machine.mount
     for name in path.split("/"):
         found = inode.entries.get(name)
         if found is None:
             return None
         inode = found
-    return bytes(inode.content)
+    return inode
+
+
+def content_at(machine: Machine, path: str) -> bytes | None:
+    """What a file on the machine holds now; None if there is none."""
+    inode = inode_at(machine, path)
+    return None if inode is None else bytes(inode.content)
 
 
 def record_scenario(scenario: Scenario, process: SerialProcess | None = None) -> tuple[Recording, Oracle]:
@@ -187,7 +193,8 @@ def _companions(machine: Machine, file: str) -> dict[str, bytes]:
 
 
 def _is_companion(path: str, file: str) -> bool:
-    return path.startswith((file + BACKUP_MARK, file + CORRUPT_MARK))
+    # Most paths are none, and this is asked for every path of every state.
+    return path.startswith(file) and path.startswith((file + BACKUP_MARK, file + CORRUPT_MARK))
 
 
 # What must be found
@@ -307,25 +314,26 @@ class Recovery:
         problem = self.process.run(machine, reopen)
         if problem is None and before not in _companions(machine, self.scenario.file).values():
             problem = "the repair after the crash kept no copy of the corrupt bytes"
-        return problem or _strays(machine)
+        return problem or _look_at_names(machine, self.scenario.file)
 
     def _look_at_disk(self, machine: Machine, expected: dict[str, Any], before: Entry | None) -> str | None:
-        content = content_at(machine, self.scenario.file)
-        if content is None or json.loads(content) != expected:
-            return f"the save after the crash left {content!r:.100}"
-        inode = next(inode for path, inode in machine.walk() if path == self.scenario.file)
+        inode = inode_at(machine, self.scenario.file)
+        if inode is None or json.loads(inode.content) != expected:
+            return f"the save after the crash left {None if inode is None else bytes(inode.content)!r:.100}"
         mode = 0o600 if before is None else before.mode
         if inode.mode != mode:
             return f"the save after the crash left mode {inode.mode:o} instead of {mode:o}"
-        backups = [path for path in _companions(machine, self.scenario.file) if BACKUP_MARK in path]
-        if len(backups) > MAX_BACKUPS:
-            return f"the save after the crash left {len(backups)} backups"
-        return _strays(machine)
+        return _look_at_names(machine, self.scenario.file)
 
 
-def _strays(machine: Machine) -> str | None:
-    strays = [path for path, _ in machine.walk() if path.endswith(STRAY_SUFFIX)]
-    return f"the save after the crash left {strays[0]}" if strays else None
+def _look_at_names(machine: Machine, file: str) -> str | None:
+    """Strays and surplus backups of a store file, after a save."""
+    backups = 0
+    for path, _ in machine.walk():
+        if path.endswith(STRAY_SUFFIX):
+            return f"the save after the crash left {path}"
+        backups += path.startswith(file + BACKUP_MARK)
+    return f"the save after the crash left {backups} backups" if backups > MAX_BACKUPS else None
 
 
 def expected_sessions(entry: Entry | None) -> dict[str, Any] | None:

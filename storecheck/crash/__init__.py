@@ -10,7 +10,7 @@ from .changes import Change, SyncFailed
 from .models import ALICE, EXT4_NOAUTO, EXT4_NOLOCK, EXT4_ORDERED, MODELS, POSIX_STRICT, PersistenceModel
 from .oracle import Oracle, Violation, Window
 from .recording import SerialProcess, record
-from .states import CrashState, Recording, TooManyStatesError, crash_states
+from .states import CrashState, CrashStates, Recording, TooManyStatesError, crash_states
 from .trees import Disk, Entry, Tree, machine_with
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "POSIX_STRICT",
     "Change",
     "CrashState",
+    "CrashStates",
     "Disk",
     "Entry",
     "Oracle",

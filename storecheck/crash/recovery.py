@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from .models import MODELS, PersistenceModel
 from .oracle import Oracle, Violation
-from .states import CrashState, Recording, crash_states
+from .states import CrashState, CrashStates, Recording
+from .trees import Entry
 
 Recover = Callable[[CrashState, int], str | None]
 """Boots a state whose file holds the given version; says what is wrong with the store that comes up, or None."""
@@ -64,31 +65,43 @@ def check(
 ) -> CrashReport:
     """Judge every distinct state within `cuts` cuts under every model, and recover from each distinct tree."""
     report = CrashReport()
-    recovered: dict[tuple[object, int], str | None] = {}
+    states = CrashStates(recording)
+    recoveries = None if recover is None else _Recoveries(oracle, recover)
     for model in models:
         met: set[str] = set()
         count = 0
-        for state in crash_states(recording, model, cuts=cuts):
+        for state in states.under(model, cuts=cuts):
             count += 1
             violation = oracle.judge(state)
-            if violation is None and recover is not None:
-                violation = _recover_once(state, oracle, recover, recovered)
+            if violation is None and recoveries is not None:
+                violation = recoveries.judge(state)
             if violation is not None and violation.kind not in met:
                 met.add(violation.kind)
                 report.failures.append(Failure(state=state, violation=violation))
         report.states_by_model[model.name] = count
         report.states += count
-    report.recoveries = len(recovered)
+    report.recoveries = 0 if recoveries is None else len(recoveries.found)
     return report
 
 
-def _recover_once(
-    state: CrashState, oracle: Oracle, recover: Recover, recovered: dict[tuple[object, int], str | None]
-) -> Violation | None:
-    version = oracle.version_found(state)
-    assert version is not None
-    key = (frozenset(state.tree.items()), version)
-    if key not in recovered:
-        recovered[key] = recover(state, version)
-    found = recovered[key]
-    return None if found is None else Violation("recovery", found)
+class _Recoveries:
+    """Recovers once from each distinct tree, whichever models and moments it is met in."""
+
+    def __init__(self, oracle: Oracle, recover: Recover) -> None:
+        self._oracle = oracle
+        self._recover = recover
+        self._keys: dict[int, frozenset[tuple[str, Entry]]] = {}
+        self.found: dict[tuple[frozenset[tuple[str, Entry]], int], str | None] = {}
+
+    def judge(self, state: CrashState) -> Violation | None:
+        """What is wrong with the store that comes up."""
+        version = self._oracle.version_found(state)
+        assert version is not None
+        # The enumeration gives equal trees as one object, and keeps them: hashing content once per tree is enough.
+        key = self._keys.get(id(state.tree))
+        if key is None:
+            key = self._keys[id(state.tree)] = frozenset(state.tree.items())
+        if (key, version) not in self.found:
+            self.found[key, version] = self._recover(state, version)
+        found = self.found[key, version]
+        return None if found is None else Violation("recovery", found)

@@ -83,32 +83,48 @@ class Renderer:
                 self._name_mask |= 1 << index
             elif isinstance(change, ContentChange | SizeChange | AttributeChange):
                 self._masks[change.serial] = self._masks.get(change.serial, 0) | 1 << index
-        self._listings: dict[int, tuple[tuple[str, int, int], ...]] = {}
-        self._entries: dict[tuple[int, int], int] = {}
-        self._numbers: dict[Entry, int] = {}
-        self._by_number: list[Entry] = []
+        self._listings: dict[int, tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = {}
+        self._parts: dict[tuple[int, int], int] = {}
+        self._entry_numbers: dict[Entry, int] = {}
+        self._entries: list[Entry] = []
+        self._of_kept: dict[int, int] = {}
+        self._tree_numbers: dict[tuple[tuple[str, ...], tuple[int, ...]], int] = {}
+        self._trees: list[dict[str, Entry]] = []
 
-    def key(self, kept: int) -> tuple[object, ...]:
-        """A value that is equal for equal trees, without building the tree."""
+    def number(self, kept: int) -> int:
+        """The number of the tree that these changes give; equal trees have one number."""
+        number = self._of_kept.get(kept)
+        if number is None:
+            number = self._of_kept[kept] = self._render(kept)
+        return number
+
+    def tree(self, number: int) -> dict[str, Entry]:
+        """The tree of that number; the same object each time, not to be changed."""
+        return self._trees[number]
+
+    def _render(self, kept: int) -> int:
         names = kept & self._name_mask
-        shown = self._listings.get(names)
-        if shown is None:
-            shown = self._listings[names] = self._list(names)
-        entries = self._entries
+        listed = self._listings.get(names)
+        if listed is None:
+            listed = self._listings[names] = self._list(names)
+        paths, inodes = listed
+        parts = self._parts
         numbers = []
-        for path, serial, mask in shown:
+        for serial, mask in inodes:
             part = (serial, kept & mask)
-            number = entries.get(part)
+            number = parts.get(part)
             if number is None:
-                number = entries[part] = self._number(self._entry(serial, kept & mask))
-            numbers.append((path, number))
-        return tuple(numbers)
+                number = parts[part] = self._number_entry(self._entry(serial, kept & mask))
+            numbers.append(number)
+        key = (paths, tuple(numbers))
+        found = self._tree_numbers.get(key)
+        if found is None:
+            found = self._tree_numbers[key] = len(self._trees)
+            self._trees.append({path: self._entries[number] for path, number in zip(paths, numbers, strict=True)})
+        return found
 
-    def tree(self, key: tuple[tuple[str, int], ...]) -> dict[str, Entry]:
-        """The tree behind a key."""
-        return {path: self._by_number[number] for path, number in key}
-
-    def _list(self, kept: int) -> tuple[tuple[str, int, int], ...]:
+    def _list(self, kept: int) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+        """The paths, and for each the inode and which changes are about it."""
         names = dict(self._disk.names)
         for index in bits(kept):
             change = self._order.changes[index]
@@ -118,13 +134,17 @@ class Renderer:
                     names.pop((directory, name), None)
                 else:
                     names[directory, name] = serial
-        return tuple((path, serial, self._masks.get(serial, 0)) for path, serial in listing(self._disk.root, names))
+        listed = listing(self._disk.root, names)
+        return (
+            tuple(path for path, _ in listed),
+            tuple((serial, self._masks.get(serial, 0)) for _, serial in listed),
+        )
 
-    def _number(self, entry: Entry) -> int:
-        number = self._numbers.get(entry)
+    def _number_entry(self, entry: Entry) -> int:
+        number = self._entry_numbers.get(entry)
         if number is None:
-            number = self._numbers[entry] = len(self._by_number)
-            self._by_number.append(entry)
+            number = self._entry_numbers[entry] = len(self._entries)
+            self._entries.append(entry)
         return number
 
     def _entry(self, serial: int, kept: int) -> Entry:
@@ -148,6 +168,53 @@ class Renderer:
         return Entry(entry.kind, shown, mode, uid, gid, entry.target)
 
 
+class CrashStates:
+    """The crash states of one recording under one model after the other; what models share is rendered once."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._renderers: dict[bool, Renderer] = {}
+
+    def under(self, model: PersistenceModel, *, cuts: int | None = 1, first_event: int = 0) -> Iterator[CrashState]:
+        """As `crash_states`. Equal trees of one model, and mostly of several, are one object."""
+        events = self._recording.events
+        order = Order(self._recording.disk, events, model, owner=self._recording.owner)
+        # The changes of a run, but for those of a rename, are the same in all models: only their order differs.
+        renderer = self._renderers.get(model.atomic_rename)
+        if renderer is None:
+            renderer = self._renderers[model.atomic_rename] = Renderer(self._recording.disk, order)
+        seen: set[tuple[int, int]] = set()
+        looked_at = 0
+        marks = 0
+        seen_kept: set[int] = set()
+        for event in range(len(events) + 1):
+            if event and isinstance(events[event - 1], Marked):
+                marks += 1
+                seen_kept.clear()
+            if event < first_event:
+                continue
+            for kept in _kept_sets(order, event, cuts):
+                if kept in seen_kept:
+                    continue
+                seen_kept.add(kept)
+                looked_at += 1
+                if looked_at > MAX_STATES:
+                    raise TooManyStatesError(
+                        f"more than {MAX_STATES} sets of changes in {len(events)} events under {model.name}; "
+                        "record fewer calls or allow fewer cuts"
+                    )
+                number = renderer.number(kept)
+                if (marks, number) not in seen:
+                    seen.add((marks, number))
+                    yield CrashState(
+                        model=model,
+                        event=event,
+                        marks=marks,
+                        lost=tuple(order.changes[index] for index in bits(order.done[event] & ~kept)),
+                        tree=renderer.tree(number),
+                    )
+
+
 def crash_states(
     recording: Recording, model: PersistenceModel, *, cuts: int | None = 1, first_event: int = 0
 ) -> Iterator[CrashState]:
@@ -162,38 +229,7 @@ def crash_states(
     Raises:
         TooManyStatesError: more than `MAX_STATES` sets of changes would have to be looked at.
     """
-    order = Order(recording.disk, recording.events, model, owner=recording.owner)
-    renderer = Renderer(recording.disk, order)
-    seen: set[tuple[int, object]] = set()
-    looked_at = 0
-    marks = 0
-    seen_kept: set[int] = set()
-    for event in range(len(recording.events) + 1):
-        if event and isinstance(recording.events[event - 1], Marked):
-            marks += 1
-            seen_kept.clear()
-        if event < first_event:
-            continue
-        for kept in _kept_sets(order, event, cuts):
-            if kept in seen_kept:
-                continue
-            seen_kept.add(kept)
-            looked_at += 1
-            if looked_at > MAX_STATES:
-                raise TooManyStatesError(
-                    f"more than {MAX_STATES} sets of changes in {len(recording.events)} events under {model.name}; "
-                    "record fewer calls or allow fewer cuts"
-                )
-            key = renderer.key(kept)
-            if (marks, key) not in seen:
-                seen.add((marks, key))
-                yield CrashState(
-                    model=model,
-                    event=event,
-                    marks=marks,
-                    lost=tuple(order.changes[index] for index in bits(order.done[event] & ~kept)),
-                    tree=renderer.tree(key),  # type: ignore[arg-type]
-                )
+    return CrashStates(recording).under(model, cuts=cuts, first_event=first_event)
 
 
 def _kept_sets(order: Order, event: int, cuts: int | None) -> Iterator[int]:
