@@ -8,8 +8,9 @@ fresh process, saves once more and compares with what was written. All content n
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -161,29 +162,44 @@ def content_at(machine: Machine, path: str) -> bytes | None:
     return None if inode is None else bytes(inode.content)
 
 
-def record_scenario(scenario: Scenario, process: SerialProcess | None = None) -> tuple[Recording, Oracle]:
-    """Run a scenario; what it did to the disk, and what must be found after a power loss."""
-    process = process or store_process()
-    machine = machine_with(scenario.tree)
-    versions = [content_at(machine, scenario.file)]
-    companions = [_companions(machine, scenario.file)]
+def run_scenario(
+    machine: Machine, scenario: Scenario, process: SerialProcess, look: Callable[[], object] = lambda: None
+) -> None:
+    """Do the steps of a scenario on a machine that has its tree; `look` is called after each."""
+    generations = itertools.count(1)
 
     def live(steps: tuple[Step, ...], kernel_process: Process) -> None:
         store = open_store(process.modules, scenario)
         for step in steps:
-            generation = len(versions)
+            generation = next(generations)
             machine.mark(kernel_process, f"begin {generation}")
             do_step(process.modules, store, step, generation)
             machine.mark(kernel_process, f"ack {generation}")
-            versions.append(content_at(machine, scenario.file))
-            companions.append(_companions(machine, scenario.file))
+            look()
             machine.monotonic_ns += STEP_TAKES_NS
 
-    def act() -> None:
-        for steps in scenario.processes:
-            process.run(machine, functools.partial(live, steps))
+    for steps in scenario.processes:
+        process.run(machine, functools.partial(live, steps))
 
-    recording = record(machine, act)
+
+def live(machine: Machine, scenario: Scenario, mutant: Mutant | None = None) -> None:
+    """The same, for a process of its own: `record_real("models.crashes:live", scenario, …)`."""
+    run_scenario(machine, scenario, store_process(mutant))
+
+
+def record_scenario(
+    scenario: Scenario, process: SerialProcess | None = None, parameters: MachineParameters | None = None
+) -> tuple[Recording, Oracle]:
+    """Run a scenario in the simulated machine; what it did to the disk, and what must be found after a power loss."""
+    machine = machine_with(scenario.tree, parameters)
+    versions = [content_at(machine, scenario.file)]
+    companions = [_companions(machine, scenario.file)]
+
+    def look() -> None:
+        versions.append(content_at(machine, scenario.file))
+        companions.append(_companions(machine, scenario.file))
+
+    recording = record(machine, lambda: run_scenario(machine, scenario, process or store_process(), look))
     return recording, oracle_of(scenario, recording, versions, companions)
 
 
@@ -265,14 +281,16 @@ class Recovery:
     Attributes:
         scenario: whose states.
         process: the process that opens it.
+        parameters: of the machine that is booted; the usual ones if left out.
     """
 
     scenario: Scenario
     process: SerialProcess
+    parameters: MachineParameters | None = None
 
     def __call__(self, state: CrashState, _version: int) -> str | None:
         """What is wrong with the store that comes up on a state, or None."""
-        machine = machine_with(state.tree)
+        machine = machine_with(state.tree, self.parameters)
         machine.monotonic_ns += BOOT_TAKES_NS
         return self.recover(machine, state.tree.get(self.scenario.file))
 

@@ -51,6 +51,20 @@ def saver_process() -> SerialProcess:
     return SerialProcess(_MODULE, options=ImageOptions(private=(_MODULE,)))
 
 
+def save_all(machine: Machine, name: str, saves: int = SAVES, size_bytes: int = SIZE_BYTES) -> None:
+    """Let the saver of that name save so many generations on a machine."""
+    process = saver_process()
+    saver: Saver = process.modules[_MODULE].SAVERS[name]
+
+    def act(kernel_process: Process) -> None:
+        for generation in range(1, saves + 1):
+            machine.mark(kernel_process, f"begin {generation}")
+            acknowledge = functools.partial(machine.mark, kernel_process, f"ack {generation}")
+            saver(f"{MOUNT}/{FILE}", content_of(generation, size_bytes=size_bytes), acknowledge)
+
+    process.run(machine, act)
+
+
 def record_saver(
     name: str, *, saves: int = SAVES, size_bytes: int = SIZE_BYTES, first: bool = False
 ) -> tuple[Recording, Oracle]:
@@ -62,17 +76,8 @@ def record_saver(
         size_bytes: size of generation 0.
         first: whether there is no file before.
     """
-    process = saver_process()
-    saver: Saver = process.modules[_MODULE].SAVERS[name]
     machine = Machine(files={} if first else {FILE: content_of(0, size_bytes=size_bytes)})
-
-    def save_all(kernel_process: Process) -> None:
-        for generation in range(1, saves + 1):
-            machine.mark(kernel_process, f"begin {generation}")
-            acknowledge = functools.partial(machine.mark, kernel_process, f"ack {generation}")
-            saver(f"{MOUNT}/{FILE}", content_of(generation, size_bytes=size_bytes), acknowledge)
-
-    recording = record(machine, lambda: process.run(machine, save_all))
+    recording = record(machine, lambda: save_all(machine, name, saves, size_bytes))
     versions: list[bytes | None] = [content_of(number, size_bytes=size_bytes) for number in range(saves + 1)]
     if first:
         versions[0] = None

@@ -30,7 +30,7 @@ from storecheck.machine.events import (
 )
 
 from .states import Recording
-from .trees import Disk, Entry
+from .trees import Scanned, scan
 
 TRACED: Final = (
     "open,openat,creat,close,write,pwrite64,writev,pwritev,lseek,ftruncate,truncate,fallocate,fsync,fdatasync,rename,"
@@ -59,6 +59,24 @@ def why_not() -> str:
     return trial.stderr.decode(errors="replace").strip() if trial.returncode else ""
 
 
+def launcher(log: Path) -> list[str]:
+    """The command that runs another one and logs its calls, for `recording_from`."""
+    strace = ["strace", "-f", "-qq", "-y", "-xx", "-s", str(LONGEST_WRITE_BYTES), "-e", f"trace={TRACED}"]
+    return [*strace, "-e", "signal=none", "-o", str(log)]
+
+
+def recording_from(log: Path, *, directory: Path, before: Scanned, umask: int) -> Recording:
+    """What a log says was done to the files below `directory`, which held `before`, by a process with this umask.
+
+    Raises:
+        UnreadableTraceError: something was done that is not understood.
+    """
+    reader = _Reader(directory, before, umask)
+    for line in log.read_text(encoding="ascii").splitlines():
+        reader.read(line)
+    return Recording(disk=before.disk, events=tuple(reader.events), owner=(os.geteuid(), os.getegid()))
+
+
 def record_process(command: Sequence[str], *, directory: Path, environment: Mapping[str, str], log: Path) -> Recording:
     """Run a command under strace; what it did to the files below `directory`.
 
@@ -66,35 +84,21 @@ def record_process(command: Sequence[str], *, directory: Path, environment: Mapp
         subprocess.CalledProcessError: the command failed.
         UnreadableTraceError: it did something that is not understood.
     """
-    disk, serials = _disk_of(directory)
-    strace = ["strace", "-f", "-qq", "-y", "-xx", "-s", str(LONGEST_WRITE_BYTES), "-e", f"trace={TRACED}"]
+    before = scan(directory)
     subprocess.run(  # noqa: S603 - running the caller's command is what this is for
-        [*strace, "-e", "signal=none", "-o", str(log), *command],
+        [*launcher(log), *command],
         check=True,
         capture_output=True,
         timeout=TIMEOUT_S,
         env=dict(environment),
     )
-    reader = _Reader(directory, disk, serials)
-    for line in log.read_text(encoding="ascii").splitlines():
-        reader.read(line)
-    return Recording(disk=disk, events=tuple(reader.events), owner=(os.geteuid(), os.getegid()))
+    return recording_from(log, directory=directory, before=before, umask=_inherited_umask())
 
 
-def _disk_of(directory: Path) -> tuple[Disk, dict[str, int]]:
-    """The directory as a disk, and the serial of every path in it."""
-    inodes = {1: Entry("directory", mode=0o755)}
-    names: dict[tuple[int, str], int] = {}
-    serials = {str(directory): 1}
-    for path in sorted(directory.rglob("*")):
-        status = path.lstat()
-        serial = serials[str(path)] = len(inodes) + 1
-        kind = "symlink" if path.is_symlink() else "directory" if path.is_dir() else "file"
-        content = path.read_bytes() if kind == "file" else b""
-        target = str(path.readlink()) if kind == "symlink" else ""
-        inodes[serial] = Entry(kind, content, status.st_mode & 0o7777, status.st_uid, status.st_gid, target)
-        names[serials[str(path.parent)], path.name] = serial
-    return Disk(1, inodes, names), serials
+def _inherited_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 @dataclass(slots=True)
@@ -123,9 +127,12 @@ class _Call:
 class _Reader:
     """Turns lines of strace into events."""
 
-    def __init__(self, directory: Path, disk: Disk, serials: dict[str, int]) -> None:
+    def __init__(self, directory: Path, before: Scanned, umask: int) -> None:
+        disk = before.disk
         self._root = str(directory)
-        self._serials = serials
+        self._umask = umask
+        self._serials = dict(before.serials)
+        self._directories = {serial for serial, entry in disk.inodes.items() if entry.kind == "directory"}
         self._sizes = {serial: len(entry.content) for serial, entry in disk.inodes.items()}
         self._owners = {serial: (entry.mode, entry.uid, entry.gid) for serial, entry in disk.inodes.items()}
         self._next = max(disk.inodes) + 1
@@ -197,7 +204,10 @@ class _Reader:
         serial = self._next
         self._next += 1
         directory, name = self._place(path)
+        mode &= ~self._umask
         self._serials[path] = serial
+        if kind == "directory":
+            self._directories.add(serial)
         self._sizes[serial] = 0
         self._owners[serial] = (mode, os.geteuid(), os.getegid())
         self.events.append(
@@ -251,13 +261,13 @@ class _Reader:
     def _sync(self, call: _Call) -> None:
         path = call.path_of_descriptor(0)
         if self._is_ours(path):
-            directory = any(known.startswith(f"{path}/") for known in self._serials) or path == self._root
+            serial = self._serials[path]
             self.events.append(
                 Synced(
                     step=0,
                     process=0,
-                    serial=self._serials[path],
-                    directory=directory,
+                    serial=serial,
+                    directory=serial in self._directories,
                     content_only=call.name == "fdatasync",
                 )
             )

@@ -6,8 +6,10 @@ per path. Times, link counts and extended attributes are left out: no promise is
 
 from __future__ import annotations
 
+import stat as stat_bits
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from storecheck.machine import Machine, MachineParameters
@@ -101,6 +103,39 @@ class Disk:
     def tree(self) -> dict[str, Entry]:
         """The disk as a tree."""
         return {path: self.inodes[serial] for path, serial in listing(self.root, self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A real directory as a disk.
+
+    Attributes:
+        disk: what is in it.
+        serials: by absolute path, the directory's own included.
+    """
+
+    disk: Disk
+    serials: Mapping[str, int]
+
+
+def scan(directory: Path) -> Scanned:
+    """What is below a real directory now. Names of one file share its inode."""
+    inodes = {1: Entry("directory", mode=0o755)}
+    names: dict[tuple[int, str], int] = {}
+    serials = {str(directory): 1}
+    known: dict[tuple[int, int], int] = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        serial = known.setdefault((status.st_dev, status.st_ino), len(inodes) + 1)
+        serials[str(path)] = names[serials[str(path.parent)], path.name] = serial
+        if serial not in inodes:
+            kind = "symlink" if path.is_symlink() else "directory" if path.is_dir() else "file"
+            content = path.read_bytes() if kind == "file" else b""
+            target = str(path.readlink()) if kind == "symlink" else ""
+            inodes[serial] = Entry(
+                kind, content, stat_bits.S_IMODE(status.st_mode), status.st_uid, status.st_gid, target
+            )
+    return Scanned(Disk(1, inodes, names), serials)
 
 
 def listing(root: int, names: Mapping[tuple[int, str], int]) -> tuple[tuple[str, int], ...]:
