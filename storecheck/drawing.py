@@ -8,6 +8,7 @@ shrinks to a small program, and `verify` minimises the schedule and shows its la
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from hypothesis import strategies as st
@@ -25,6 +26,16 @@ GRANULARITIES_NS: Final = (1, 4_000_000, 1_000_000_000, 2_000_000_000)
 
 NO_FILES: Final[Mapping[str, bytes]] = {}
 NO_PARAMETERS: Final[Mapping[str, Json]] = {}
+
+
+@dataclass(slots=True)
+class Telling:
+    """How `verify` tells of a failure. pytest's option `--as-found` changes it for the whole process."""
+
+    minimised: bool = True
+
+
+TELLING: Final = Telling()
 
 
 class ScheduleFailure(AssertionError):  # noqa: N818 - what failed is a schedule
@@ -117,6 +128,7 @@ def verify(
         check=check,
         transform=transform,
         max_executions=max_executions,
+        minimise=TELLING.minimised,
         shrink_program=shrink_program,
     )
     if result.failure is None:
@@ -130,7 +142,8 @@ def verify(
     )
     lanes = "\n".join(render(document.trace, processes=len(document.program.processes)))
     raise ScheduleFailure(
-        f"{result.failure.finding.message}\nexecution {result.executions}, minimised to "
+        f"{result.failure.finding.message}\nexecution {result.executions}, "
+        f"{'minimised to' if TELLING.minimised else 'as found:'} "
         f"{len(document.program.processes)} processes, {document.program.operations()} operations, "
         f"{result.failure.preemptions} preemptions\n{lanes}",
         document,

@@ -1,7 +1,7 @@
 """Shared fixtures and Hypothesis profiles.
 
-Three profiles: `gate` is the default and gives the same result twice; `verify` is the same, deeper, for the main job;
-`search` follows `--hypothesis-seed`, to look where the others do not.
+Four profiles: `gate` is the default and gives the same result twice; `verify` is the same, deeper, as far as some
+minutes go; `deep` is the same, as far as an hour goes; `search` follows the seed, to look where the others do not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("gate", _COMMON, derandomize=True, database=None, max_examples=60, stateful_step_count=30)
-settings.register_profile("verify", _COMMON, derandomize=True, database=None, max_examples=300, stateful_step_count=50)
+settings.register_profile("verify", _COMMON, derandomize=True, database=None, max_examples=150, stateful_step_count=50)
+settings.register_profile("deep", _COMMON, derandomize=True, database=None, max_examples=1000, stateful_step_count=80)
 settings.register_profile("search", _COMMON, max_examples=1000, stateful_step_count=80)
 settings.load_profile("gate")  # --hypothesis-profile, read later, wins
 

@@ -89,7 +89,7 @@ def seed_of(base: str, shard: ShardChoice, nodeid: str = "") -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--shard`, `--shard-seed`, `--job`, `--example-database` and `--report-dir`."""
+    """Add `--shard`, `--shard-seed`, `--job`, `--example-database`, `--as-found` and `--report-dir`."""
     group = parser.getgroup("storecheck reports")
     group.addoption("--shard", metavar="I/N", help="run part I of N; auto: as the CI's variables say")
     group.addoption(
@@ -104,6 +104,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--example-database",
         metavar="WHERE",
         help="with --job search: read earlier examples from this directory or redis:// address; never written",
+    )
+    group.addoption(
+        "--as-found",
+        action="store_true",
+        help="show a failing example as it was found, neither shrunk nor minimised: for runs that only ask whether any"
+        " test fails",
     )
     group.addoption("--report-dir", metavar="DIR", type=Path, help="write run.json and the report to DIR")
 
@@ -145,6 +151,8 @@ def pytest_configure(config: pytest.Config) -> None:
     job = config.getoption("job")
     if config.getoption("example_database") and job != "search":
         raise pytest.UsageError("--example-database needs --job search: a gate must give the same result twice.")
+    if config.getoption("as_found"):
+        _tell_as_found()
     if job is not None:
         _configure_hypothesis(job, config.getoption("example_database"))
         if job == "search":
@@ -160,11 +168,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _configure_hypothesis(job: str, database: str | None) -> None:
     """A profile like the current one, derandomised or not, with the shared examples to be read and not written."""
+    shared = None if database is None else shared_database(database)
+    _change_profile(derandomize=job == "gate", database=shared)
+
+
+def _change_profile(**changes: Any) -> None:
+    """Change the current profile of Hypothesis. It keeps its name: tests may ask for that."""
     from hypothesis import settings
 
-    shared = None if database is None else shared_database(database)
-    settings.register_profile("storecheck-job", settings.default, derandomize=job == "gate", database=shared)
-    settings.load_profile("storecheck-job")
+    settings.register_profile(settings.get_current_profile_name(), settings.default, **changes)
+
+
+def _tell_as_found() -> None:
+    """Leave out what is done with a failure after it was found; that can take a hundred times as long."""
+    from hypothesis import Phase
+
+    from storecheck.drawing import TELLING
+
+    TELLING.minimised = False
+    _change_profile(phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
 def shared_database(where: str) -> Any:

@@ -1,8 +1,8 @@
 """Every planted bug is noticed, by a test of the promise that it breaks; the real store passes the same tests.
 
 Goal: to know that the suite looks. Each mutant's tests run in a pytest of their own with the bug in place, and one that
-names the promise must fail there, by what it found and not because the mutant cannot be imported. What passes without
-a bug is found by one further run, of all tests that the selected mutants name.
+names the promise must fail there, by what it found and not because the mutant cannot be imported. That they pass
+without a bug is seen in the session that runs them anyway; where it runs only some, in one further run of the others.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from models.mutants.hook import active_mutant
 from storecheck import verdict
 from storecheck.pytest_plugin import MUTANT_VARIABLE
 from storecheck.verdict import Verdict
+from tests.mutants.conftest import DESELECTED
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_S = 240
@@ -65,16 +66,43 @@ def selected_mutants(session: pytest.Session) -> list[Mutant]:
     return [mutant for mutant in MUTANTS if mutant.id in ids]
 
 
+def killers_elsewhere(session: pytest.Session) -> list[str]:
+    """Tests that the selected mutants name and that this session does not run, or not with all their parameters.
+
+    Those that it does run need no second run: if one of them fails, so does the session.
+    """
+    here = [item.nodeid for item in session.items]
+    left_out = session.config.stash.get(DESELECTED, [])
+    parts = {argument.partition("::")[0] for argument in session.config.args if "::" in argument}
+
+    def is_here(killer: str) -> bool:
+        if killer.partition("::")[0] in parts:
+            return False  # the command line names some tests of the file, and pytest does not say which it left out
+
+        def matches(nodeid: str) -> bool:
+            return nodeid == killer or nodeid.startswith((f"{killer}[", f"{killer}::"))
+
+        return any(map(matches, here)) and not any(map(matches, left_out))
+
+    killers = {node for mutant in selected_mutants(session) for node in mutant.killers}
+    return sorted(killer for killer in killers if not is_here(killer))
+
+
 @pytest.fixture(scope="session")
 def failures_without_a_bug(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Output of the run of the real store if anything failed in it, else nothing. One run for all workers."""
+    nodes = killers_elsewhere(request.session)
+    if not nodes:
+        return ""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     outcome = shared / "real-store.json"
     with filelock.FileLock(f"{outcome}.lock", timeout=BASELINE_TIMEOUT_S):
         if not outcome.exists():
-            nodes = sorted({node for mutant in selected_mutants(request.session) for node in mutant.killers})
-            status, output, _ = run_pytest(nodes, shared / "real-store-verdict.json", timeout_s=BASELINE_TIMEOUT_S)
+            # The other workers wait for this: it may have their processors.
+            workers = ("-n", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"), "--dist", "worksteal")
+            report = shared / "real-store-verdict.json"
+            status, output, _ = run_pytest(nodes, report, *workers, timeout_s=BASELINE_TIMEOUT_S)
             outcome.write_text(json.dumps("" if status == 0 else output), encoding="utf-8")
         found: str = json.loads(outcome.read_text(encoding="utf-8"))
     return found
@@ -91,7 +119,8 @@ def failures_without_a_bug(request: pytest.FixtureRequest, tmp_path_factory: pyt
 def test_the_suite_notices(mutant: Mutant, tmp_path: Path, failures_without_a_bug: str) -> None:
     """A test of the promise that the bug breaks fails with it, and passes without it."""
     report = tmp_path / "verdict.json"
-    status, output, found = run_pytest(mutant.killers, report, "-x", "--mutant", mutant.id, timeout_s=RUN_TIMEOUT_S)
+    options = ("-x", "--as-found", "--mutant", mutant.id)
+    status, output, found = run_pytest(mutant.killers, report, *options, timeout_s=RUN_TIMEOUT_S)
     assert status != 0, f"{mutant.id} survived ({mutant.description})\n{output}"
     assert status == 1, f"{mutant.id}: pytest could not run its tests (exit code {status})\n{output}"
     assert found is not None, output

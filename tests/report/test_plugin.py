@@ -131,6 +131,47 @@ def test_wrong_options_are_usage_errors(
     result.stderr.fnmatch_lines([message])
 
 
+LONG = """
+import pytest
+from hypothesis import given, settings, strategies as st
+from storecheck import Operation, Program, RandomSchedules, process
+from storecheck.drawing import verify
+
+def lost(execution):
+    return None if int(execution.files()["counter"]) == len(execution.operations) else "an addition is lost"
+
+@pytest.mark.promise("A1")
+def test_long():
+    add = process(*[Operation("add", {"amount": 1})] * 4)
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add, add), files={"counter": b"0"})
+    verify(program, strategy=RandomSchedules(executions=5, seed=1), check=lost, shrink_program=True)
+
+@settings(max_examples=50, derandomize=True, database=None)
+@given(st.lists(st.integers(), min_size=2))
+def test_numbers(numbers):
+    assert sum(numbers) < 100, f"numbers {numbers}"
+
+def test_profile():
+    assert settings.get_current_profile_name() == "default"
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--as-found",), ("--as-found", "-n", "1")], ids=["small", "as found", "xdist"]
+)
+def test_what_is_told_as_found_is_not_made_small(project: pytest.Pytester, options: tuple[str, ...]) -> None:
+    """With the option neither the explorer nor Hypothesis makes a failure smaller, and the profile keeps its name."""
+    project.makepyfile(test_long=LONG)
+    result = project.runpytest_subprocess("-p", "no:randomly", "test_long.py", *options, timeout=120)
+    result.assert_outcomes(failed=2, passed=1)
+    small = ["*minimised to 2 processes, 2 operations*", "*numbers [[]0, 100[]]*"]
+    if options:
+        result.stdout.fnmatch_lines("*as found: 2 processes, 8 operations*")
+        result.stdout.no_fnmatch_line(small[1])
+    else:
+        result.stdout.fnmatch_lines_random(small)
+
+
 DRAWS = """
 from hypothesis import given, settings, strategies as st
 SEEN = []
