@@ -16,7 +16,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,10 @@ from storecheck.syscalls import Transform
 
 FAST_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
 """Where runs go unless told otherwise: system calls take microseconds there, and nothing waits for a disk."""
+
+
+LANES: Final = 2
+"""Runs led at the same time by `replay_scripts`: while the processes of one wait for each other, another's act."""
 
 
 class ControlError(RuntimeError):
@@ -123,74 +128,59 @@ class _Child:
         self._pipe.close()
 
 
-class ControlledRunner:
-    """Real processes that follow scripts of one program. Use as a context manager: leaving ends the children.
+class _Lane:
+    """Real children for one run at a time, and the directory that they share.
 
     Args:
-        program: what to run.
+        program: what they run.
         transform: a planted bug, or None.
-        directory: where the real files go; a temporary directory in memory if left out.
+        parent: where the directory is made.
     """
 
-    def __init__(self, program: Program, *, transform: Transform | None = None, directory: Path | None = None) -> None:
-        self.program = program
+    def __init__(self, program: Program, *, transform: Transform | None, parent: Path | None) -> None:
+        self._program = program
         self._transform = transform
-        self._simulation = Runner(program, transform=transform)
-        for image in self._simulation._images:  # noqa: SLF001 - of the same package
-            seed_alike(image)
-        parent = directory or (FAST_DIRECTORY if FAST_DIRECTORY.is_dir() else None)
+        # On a file system in memory inode numbers do not return: there, other files have other numbers.
+        self._numbers_return = parent != FAST_DIRECTORY
         self._base = tempfile.mkdtemp(prefix="storecheck-", dir=parent)
         os.chmod(self._base, 0o755)  # noqa: S103 - as the simulated root: stat shows it, and the children may be another user
-        self._children: list[_Child] = []
+        self._children = [self._new_child(index) for index in range(len(program.processes))]
 
-    def __enter__(self) -> ControlledRunner:
-        self._children = [self._new_child(index) for index in range(len(self.program.processes))]
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the children, remove the files."""
         for child in self._children:
             child.kill()
         shutil.rmtree(self._base, ignore_errors=True)
 
     def _new_child(self, process: int) -> _Child:
-        return _Child(Errand(self.program, process, self._base, self._transform))
+        return _Child(Errand(self._program, process, self._base, self._transform))
 
     def pids(self) -> tuple[int, ...]:
         """Process ids of the children that live now."""
         return tuple(child.pid for child in self._children)
 
-    def run(self, chooser: Chooser, *, faults: Policy | None = None) -> tuple[Script, RealRun]:
-        """Run a schedule in the simulation, then in reality."""
-        script = record(self._simulation, chooser, faults=faults)
-        return script, self.replay_script(script)
-
-    def record(self, chooser: Chooser, *, faults: Policy | None = None) -> Script:
-        """Run a schedule in the simulation only."""
-        return record(self._simulation, chooser, faults=faults)
-
     def replay_script(self, script: Script) -> RealRun:
-        """Lead the children through a run of the simulation.
-
-        Raises:
-            ControlError: a child died or hung, which no script asks for.
-        """
+        """As `ControlledRunner.replay_script`."""
         self._prepare_disk()
         for child in self._children:
             child.wait_ready()
         killed, divergence, calls = self._lead(script)
-        outcomes: list[Any] = []
-        for index, child in enumerate(self._children):
-            if index in killed:
-                outcomes.append(None)
-                self._children[index] = self._new_child(index)
-                continue
-            child.tell(("end",))
-            answer = child.hear()
+        living = [index for index in range(len(self._children)) if index not in killed]
+        for index in living:
+            self._children[index].tell(("end",))
+        outcomes: list[Any] = [None] * len(self._children)
+        met: list[tuple[int, int]] = []
+        for index in living:
+            answer = self._children[index].hear()
             while answer[0] != "over":
-                answer = child.hear()
-            outcomes.append(answer[1])
+                answer = self._children[index].hear()
+            outcomes[index] = answer[1]
             divergence = divergence or (f"P{index + 1}: {answer[2]}" if answer[2] else "")
+            met += answer[3]
+        for index in killed:
+            self._children[index] = self._new_child(index)
         execution = self._real_execution(script, outcomes)
+        divergence = divergence or _confusion(met, numbers_return=self._numbers_return)
         return RealRun(
             execution=execution,
             divergence=divergence or _difference(script.execution, execution),
@@ -219,7 +209,7 @@ class ControlledRunner:
 
     def _prepare_disk(self) -> None:
         """The initial files, and nothing else."""
-        base, machine = self._base, self.program.machine
+        base, machine = self._base, self._program.machine
         owner = (machine.uid, machine.gid) if os.geteuid() == 0 else (-1, -1)
         mount = base + MOUNT
         for entry in os.scandir(base):
@@ -229,7 +219,7 @@ class ControlledRunner:
         for name in (*DIRECTORIES, ROOT):
             os.mkdir(f"{mount}/{name}")
             os.chown(f"{mount}/{name}", *owner)
-        for path, content in self.program.files.items():
+        for path, content in self._program.files.items():
             whole = f"{mount}/{ROOT}/{path}"
             if "/" in path:
                 _make_parents(f"{mount}/{ROOT}", path, owner)
@@ -250,6 +240,98 @@ class ControlledRunner:
             operations.append(replace(simulated) if found is None else _with_outcome(simulated, found))
         files = _files_below(self._base + MOUNT)
         return replace(script.execution, operations=operations, machine=_RealFiles(files))  # type: ignore[arg-type]
+
+
+class ControlledRunner:
+    """Real processes that follow scripts of one program. Use as a context manager: leaving ends the children.
+
+    Args:
+        program: what to run.
+        transform: a planted bug, or None.
+        directory: where the real files go; a temporary directory in memory if left out.
+    """
+
+    def __init__(self, program: Program, *, transform: Transform | None = None, directory: Path | None = None) -> None:
+        self.program = program
+        self._transform = transform
+        self._simulation = Runner(program, transform=transform)
+        for image in self._simulation._images:  # noqa: SLF001 - of the same package
+            seed_alike(image)
+        self._parent = directory or (FAST_DIRECTORY if FAST_DIRECTORY.is_dir() else None)
+        self._lanes: list[_Lane] = []
+
+    def __enter__(self) -> ControlledRunner:
+        self._need_lanes(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lane in self._lanes:
+            lane.close()
+
+    def _need_lanes(self, count: int) -> list[_Lane]:
+        while len(self._lanes) < count:
+            self._lanes.append(_Lane(self.program, transform=self._transform, parent=self._parent))
+        return self._lanes[:count]
+
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the children that live now."""
+        return tuple(pid for lane in self._lanes for pid in lane.pids())
+
+    def run(self, chooser: Chooser, *, faults: Policy | None = None) -> tuple[Script, RealRun]:
+        """Run a schedule in the simulation, then in reality."""
+        script = record(self._simulation, chooser, faults=faults)
+        return script, self.replay_script(script)
+
+    def record(self, chooser: Chooser, *, faults: Policy | None = None) -> Script:
+        """Run a schedule in the simulation only."""
+        return record(self._simulation, chooser, faults=faults)
+
+    def replay_script(self, script: Script) -> RealRun:
+        """Lead the children through a run of the simulation.
+
+        Raises:
+            ControlError: a child died or hung, which no script asks for.
+        """
+        return self._need_lanes(1)[0].replay_script(script)
+
+    def replay_scripts(self, scripts: Sequence[Script], *, lanes: int = LANES) -> list[RealRun]:
+        """Lead children through many runs, some at once: each lane has children and a directory of its own.
+
+        The runs are returned in the order of `scripts`.
+
+        Raises:
+            ControlError: as `replay_script`; runs that have begun are finished first.
+        """
+        taken = self._need_lanes(lanes)
+        with ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane") as pool:
+            parts = [
+                pool.submit(lambda lane, mine: [lane.replay_script(script) for script in mine], lane, scripts[n::lanes])
+                for n, lane in enumerate(taken)
+            ]
+        replayed: list[RealRun | None] = [None] * len(scripts)
+        for number, part in enumerate(parts):
+            replayed[number::lanes] = part.result()
+        return [real for real in replayed if real is not None]
+
+
+def _confusion(met: Iterable[tuple[int, int]], *, numbers_return: bool) -> str:
+    """Where reality saw two files in the place of one, or one in the place of two, or "".
+
+    `met` holds (serial of the simulated inode, number of the real one). Where numbers return, two files may have had
+    the same one, one after the other.
+    """
+    real_of: dict[int, int] = {}
+    simulated_of: dict[int, int] = {}
+    for serial, number in met:
+        if not serial:
+            continue
+        if real_of.setdefault(serial, number) != number:
+            return f"one file of the simulation (inode {serial}) is two in reality: {real_of[serial]} and {number}"
+        if not numbers_return and simulated_of.setdefault(number, serial) != serial:
+            return (
+                f"two files of the simulation (inodes {simulated_of[number]} and {serial}) are one in reality: {number}"
+            )
+    return ""
 
 
 def _with_outcome(simulated: OperationRecord, outcomes: list[Any]) -> OperationRecord:

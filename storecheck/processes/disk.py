@@ -5,7 +5,8 @@ on real descriptors below one real directory: the simulated path /a/b is `<base>
 existence, content, sizes, modes, link counts, errors and locks. What no two computers agree on is dictated by the
 script instead: clocks, process ids, random bytes, descriptor numbers, inode numbers, owners and time stamps in answers
 of `stat`, and the order of names in a directory. A stale cache that needs coarse stamps or returning inode numbers is
-therefore replayed as well, but it is the script that makes them so, not this disk.
+therefore replayed as well, but it is the script that makes them so, not this disk. Which simulated inode met which
+real number is noted in `met_inodes`: the same file must stay the same, whatever it is called.
 
 A request that is not overridden meets the empty simulated disk that this class derives from, and fails: nothing is
 passed off as real.
@@ -56,6 +57,7 @@ class RealInode:
             self.number, self.uid, self.gid = status.st_ino, status.st_uid, status.st_gid
             self.atime_ns, self.mtime_ns, self.ctime_ns = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
         else:
+            self.disk.met_inodes.add((self.disk.dictated_serial, status.st_ino))
             _, self.number, links, self.uid, self.gid, size, self.atime_ns, self.mtime_ns, self.ctime_ns = dictated
             if self.kind == stat_bits.S_IFDIR:
                 # File systems count subdirectories and the room for names each in their own way.
@@ -113,6 +115,8 @@ class RealDisk(Machine):
         super().__init__(parameters)
         self._base = base
         self.dictated: tuple[str, Any] = ("value", None)
+        self.dictated_serial = 0
+        self.met_inodes: set[tuple[int, int]] = set()
         self.waiting: list[tuple[Waiter, int, int, tuple[int, int, int] | None]] = []
 
     # Names and numbers

@@ -56,14 +56,26 @@ class Errand:
 class _Led(Executor):
     """An executor whose every step is that of the script."""
 
-    def __init__(self, disk: RealDisk, more: Callable[[], list[Any] | None]) -> None:
+    def __init__(self, disk: RealDisk, more: Callable[[], list[Any] | None], finished: Callable[[str], None]) -> None:
         super().__init__(disk, _NoChooser(), step_log=self)
         self._disk = disk
         self._more = more
+        self._finished = finished
         self._steps: list[Any] = []
         self._next_step = 0
         self._pending: dict[Task, Any] = {}
         self.divergence = ""
+
+    def run(self) -> None:
+        """The whole run; what is left open is closed, and locks are free, before anybody hears of its end."""
+        try:
+            super().run()
+        finally:
+            for process in self._disk.processes:
+                self._disk.end_process(process)
+        if self.refused and not self.divergence:
+            self.divergence = self.refused[0]
+        self._finished(self.divergence)
 
     # The script
 
@@ -119,6 +131,7 @@ class _Led(Executor):
         task.member.calls += 1
         self._pending[task] = step
         self._disk.dictated = step[4]
+        self._disk.dictated_serial = step[8]
         self._disk.monotonic_ns, self._disk.wall_offset_ns = step[6]
         fault = step[7]
         if fault is None:
@@ -192,6 +205,21 @@ class _NoChooser:
         raise AssertionError("a led process makes no choices")
 
 
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What came of one run in one process.
+
+    Attributes:
+        operations: with their real outcomes.
+        divergence: where reality went another way than the simulation, or "".
+        met_inodes: (serial of the simulated inode, number of the real one) of every `stat`.
+    """
+
+    operations: list[OperationRecord]
+    divergence: str
+    met_inodes: list[tuple[int, int]]
+
+
 class LedRunner(Runner):
     """Runs one process of a program as often as it is told to."""
 
@@ -202,27 +230,22 @@ class LedRunner(Runner):
             seed_alike(image)
         self._errand = errand
 
-    def follow(self, more: Callable[[], list[Any] | None]) -> tuple[list[OperationRecord], str]:
-        """One run: the operations with their outcomes, and where reality went another way, or ""."""
+    def follow(self, more: Callable[[], list[Any] | None], finished: Callable[[Led], None]) -> None:
+        """One run. `finished` is called when it is over, before the image is made ready for the next."""
         disk = RealDisk(self.program.machine, self._errand.base)
         for _ in range(self._errand.process):
             # Only so that this process gets the number, and with it the random seed, that it has in the simulation.
             disk.new_process()
-        executor = _Led(disk, more)
         run = _Run()
+        executor = _Led(
+            disk, more, lambda divergence: finished(Led(run.operations, divergence, sorted(disk.met_inodes)))
+        )
         self.runs += 1
         if self.runs % 100 == 0:
             self._collect_garbage()
         os.umask(self.program.machine.umask)
-        try:
-            self._start_processes(executor, run, executor)
-            self._execute(executor)
-        finally:
-            for process in disk.processes:
-                disk.end_process(process)
-        if executor.refused and not executor.divergence:
-            executor.divergence = executor.refused[0]
-        return run.operations, executor.divergence
+        self._start_processes(executor, run, executor)
+        self._execute(executor)
 
 
 def limit_silence(pipe: Any) -> None:
@@ -237,38 +260,61 @@ def serve(pipe: Any, errand: Errand) -> None:
     _become(errand.program)
     pipe.send_bytes(marshal.dumps(("ready", os.getpid())))
     with runner.collecting():
-        while _serve_run(pipe, runner):
-            pass
+        while True:
+            service = _Service(pipe)
+            runner.follow(service.more, service.finished)
+            if not service.close():
+                return
 
 
-def _serve_run(pipe: Any, runner: LedRunner) -> bool:
-    """One run, from the first portion to the message that there are no more; False if the other side is gone.
+class _Service:
+    """One run, from the first portion to the message that there are no more.
 
-    Resetting the image comes before the first portion is waited for: it happens while other processes still work.
+    The image is put back after the last step was reported: it happens while other processes still work.
     """
-    heard: list[Any] = []
 
-    def more() -> list[Any] | None:
-        if heard:
-            pipe.send_bytes(_DONE)
-        heard.append(_receive(pipe))
-        message = heard[-1]
-        return None if message is None or message[0] == "end" else message[1]
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._heard: list[Any] = []
+        self._ended = False
+        self.led: Led | None = None
 
-    operations, divergence = runner.follow(more)
-    if divergence and heard[-1] is not None and heard[-1][0] != "end":
-        # The other side counts portions: this one did not come to its end.
-        pipe.send_bytes(marshal.dumps(("diverged", divergence)))
-        heard.append(_receive(pipe))
-    elif heard[-1] is not None and heard[-1][0] != "end":
-        # The process ended with its last step, and has not asked for more.
-        pipe.send_bytes(_DONE)
-        heard.append(_receive(pipe))
-    if heard[-1] is None:
-        return False
-    shown = [(r.thread, r.outcome, r.result, r.error, r.message) for r in operations]
-    pipe.send_bytes(marshal.dumps(("over", shown, divergence)))
-    return True
+    def more(self) -> list[Any] | None:
+        """The next steps; None if there are no more."""
+        if self._ended:
+            return None
+        if self._heard:
+            self._pipe.send_bytes(_DONE)
+        return None if self._hear_end() else self._heard[-1][1]
+
+    def finished(self, led: Led) -> None:
+        """Report the end of the run, as far as it was asked for."""
+        self.led = led
+        if self._ended:
+            self._tell_over()
+        else:
+            # The other side counts portions: this one came to its last step, or did not come to its end.
+            self._pipe.send_bytes(marshal.dumps(("diverged", led.divergence)) if led.divergence else _DONE)
+
+    def close(self) -> bool:
+        """Wait for the end if it was not told yet; False if the other side is gone."""
+        if not self._ended:
+            self._hear_end()
+            self._tell_over()
+        return self._heard[-1] is not None
+
+    def _hear_end(self) -> bool:
+        message = _receive(self._pipe)
+        self._heard.append(message)
+        self._ended = message is None or message[0] == "end"
+        return self._ended
+
+    def _tell_over(self) -> None:
+        led = self.led
+        assert led is not None
+        if self._heard[-1] is not None:
+            shown = [(r.thread, r.outcome, r.result, r.error, r.message) for r in led.operations]
+            self._pipe.send_bytes(marshal.dumps(("over", shown, led.divergence, led.met_inodes)))
 
 
 _DONE: Final = marshal.dumps(("done",))
@@ -301,4 +347,4 @@ def _shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
-__all__ = ["ROOT_PATH", "WAIT_S", "Errand", "LedRunner", "serve"]
+__all__ = ["ROOT_PATH", "WAIT_S", "Errand", "Led", "LedRunner", "serve"]

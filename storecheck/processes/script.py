@@ -45,6 +45,7 @@ class Step:
         waits: the call had to wait; a "resume" of the same thread follows, unless it waits for ever.
         clock: monotonic time and offset of the wall clock, nanoseconds, when the call ended.
         fault: what was made to go wrong.
+        serial: of the inode that the answer of a `stat` tells of, or 0. Unlike its number, it never returns.
     """
 
     task: int
@@ -55,6 +56,7 @@ class Step:
     waits: bool = False
     clock: tuple[int, int] = (0, 0)
     fault: Fault | None = None
+    serial: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +88,7 @@ class Script:
 def _sent(thread: int, step: Step) -> tuple[object, ...]:
     fault = step.fault
     sent = None if fault is None else (fault.kind, fault.error, fault.taken_bytes)
-    return (thread, step.kind, step.name, step.arguments, step.answer, step.waits, step.clock, sent)
+    return (thread, step.kind, step.name, step.arguments, step.answer, step.waits, step.clock, sent, step.serial)
 
 
 def plain_argument(argument: object) -> object:
@@ -174,6 +176,8 @@ class _Scribe:
         assert executor.current is not None
         step = self._pending.pop(executor.current.index)
         step.answer = plain_answer(result, error)
+        if step.answer[0] == "stat":
+            step.serial = _serial_of(context.machine, step.answer[1][1])
         step.clock = (context.machine.monotonic_ns, context.machine.wall_offset_ns)
 
     def _listen_to(self, machine: Machine) -> None:
@@ -199,6 +203,18 @@ class _Scribe:
         for step in self._pending.values():
             step.waits = True
         return [(*owners[step.task], step) for step in self.steps]
+
+
+def _serial_of(machine: Machine, number: int) -> int:
+    """The serial of the inode that has this number now, or 0 if it is no file."""
+    pending = [machine.root]
+    while pending:
+        inode = pending.pop()
+        if inode.number == number:
+            return inode.serial
+        pending.extend(inode.entries.values())
+    opened = (each.inode for process in machine.processes for each in process.descriptors.values())
+    return next((inode.serial for inode in opened if inode.number == number), 0)
 
 
 class _NotingKills:

@@ -18,6 +18,7 @@ from hypothesis import settings
 from storecheck import Execution, Fault, FaultPlan, Operation, PreemptionBounded, Program, RandomSchedules, process
 from storecheck.counterexample import load
 from storecheck.processes import ControlledRunner, Script, confirm
+from storecheck.processes.script import Step
 from storecheck.schedule import Strategy
 
 ADD = Operation("add")
@@ -54,14 +55,12 @@ def scripts(runner: ControlledRunner, strategy: Strategy, *, at_most: int) -> It
 
 def agreeing(program: Program, strategy: Strategy, *, at_most: int) -> int:
     """How many schedules reality agreed with; fails at the first it did not."""
-    done = 0
     with ControlledRunner(program) as runner:
-        for script in scripts(runner, strategy, at_most=at_most):
-            real = runner.replay_script(script)
+        recorded = list(scripts(runner, strategy, at_most=at_most))
+        for script, real in zip(recorded, runner.replay_scripts(recorded), strict=True):
             assert real.agrees, f"schedule {script.execution.choices}: {real.divergence}"
             assert real.calls == sum(step.kind == "call" for _, _, step in script.steps)
-            done += 1
-    return done
+    return len(recorded)
 
 
 @pytest.mark.parametrize("adapter", ["BareCounter", "RenamingCounter", "LockedCounter"])
@@ -135,12 +134,18 @@ def first_script(runner: ControlledRunner) -> Script:
     return next(scripts(runner, PreemptionBounded(0), at_most=1))
 
 
+def falsify_read(script: Script) -> int:
+    """Let the first read of the script answer something else; whose read it is."""
+    owner, thread, step = next(each for each in script.steps if each[2].name == "read")
+    script.steps[script.steps.index((owner, thread, step))] = (owner, thread, replace(step, answer=("value", b"7")))
+    return owner
+
+
 def test_a_different_answer_is_reported_at_its_call() -> None:
     """If the kernel answers other than the simulation, the run stops there and shows both."""
     with ControlledRunner(counting("BareCounter")) as runner:
         script = first_script(runner)
-        owner, thread, step = next(each for each in script.steps if each[2].name == "read")
-        script.steps[script.steps.index((owner, thread, step))] = (owner, thread, replace(step, answer=("value", b"7")))
+        owner = falsify_read(script)
         real = runner.replay_script(script)
         assert real.divergence.startswith(f"P{owner + 1}: read(")
         assert "the simulation answers ('value', b'7'), reality ('value', b'0')" in real.divergence
@@ -168,6 +173,53 @@ def test_other_code_is_reported_at_its_first_other_call() -> None:
             real = another.replay_script(script)
     assert not real.agrees
     assert "expected" in real.divergence
+
+
+def test_which_file_is_which_is_compared_although_numbers_differ() -> None:
+    """Inode numbers are the script's, but one file must stay one and two must stay two."""
+    with ControlledRunner(storing()) as runner:
+        script = first_script(runner)
+        looked_at = [step for _, _, step in script.steps if step.answer[0] == "stat"]
+        assert all(step.serial for step in looked_at)
+        serials = sorted(serials_of(looked_at))
+        assert len(serials) >= 3, "too few files were looked at: this shows nothing"
+        assert runner.replay_script(script).agrees
+
+        merged = with_serials(script, {serials[0]: serials[1]})
+        assert f"one file of the simulation (inode {serials[1]}) is two" in runner.replay_script(merged).divergence
+        again = next(step for number, step in enumerate(looked_at) if step.serial in serials_of(looked_at[:number]))
+        again.serial = 1_000_000
+        assert "are one in reality" in runner.replay_script(script).divergence
+
+
+def serials_of(steps: list[Step]) -> set[int]:
+    """The inodes that these steps looked at."""
+    return {step.serial for step in steps}
+
+
+def with_serials(script: Script, renamed: dict[int, int]) -> Script:
+    """The script, with other serials of inodes."""
+    steps = [
+        (owner, thread, replace(step, serial=renamed.get(step.serial, step.serial)))
+        for owner, thread, step in script.steps
+    ]
+    return replace(script, steps=steps)
+
+
+def test_several_runs_at_once_do_the_same_as_one_after_the_other() -> None:
+    """Lanes have children and files of their own; runs come back in the order of their scripts."""
+    program = replace(counting("LockedCounter"), kills=1)
+    with ControlledRunner(program) as runner:
+        few = list(scripts(runner, PreemptionBounded(1), at_most=25))
+        killed = [sum(end == "killed" for end in script.execution.ends) for script in few]
+        assert 0 < sum(killed) < len(few)
+        found = runner.replay_scripts(few, lanes=3)
+        assert len(runner.pids()) == 6
+        falsify_read(few[1])
+        assert [real.agrees for real in runner.replay_scripts(few[:3], lanes=2)] == [True, False, True]
+    assert [real.divergence for real in found] == [""] * len(few)
+    assert [real.kills for real in found] == killed
+    assert [real.execution.choices for real in found] == [script.execution.choices for script in few]
 
 
 def no_addition_lost(execution: Execution) -> str | None:
