@@ -29,16 +29,26 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("shards", type=_DIRECTORY)
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Write here.")
 @click.option("--expect", type=click.IntRange(1), help="How many shards there should be; default: as they say.")
-@click.option("--kept", type=_FILE, help="run.json of the last kept run, to compare with.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Compare with the last run kept in this directory, and keep this one there if it is complete.",
+)
+@click.option(
+    "--examples",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Add the examples that shards of a search found to Hypothesis's database in this directory.",
+)
 @click.option("--annotate", is_flag=True, help="Print GitHub annotations, at most ten.")
-def merge_command(shards: Path, out: Path, expect: int | None, kept: Path | None, annotate: bool) -> None:
+def merge_command(  # noqa: PLR0917 - click names them
+    shards: Path, out: Path, expect: int | None, keep: Path | None, examples: Path | None, annotate: bool
+) -> None:
     """Merge the run.json files below SHARDS into one report.
 
     Exit status: 0 nothing failed, 1 something failed, 2 the documents do not belong together, 3 a shard did not
-    report, or what it left cannot be read.
+    report, or what it left cannot be read, or no test ran.
     """
     from storecheck.report import merging, notices
-    from storecheck.report.document import load
 
     found = merging.find_runs(shards)
     for problem in found.unreadable:
@@ -47,16 +57,35 @@ def merge_command(shards: Path, out: Path, expect: int | None, kept: Path | None
         click.echo(f"No shard below {shards} left a run.json that can be read.", err=True)
         raise SystemExit(merging.EXIT_INCOMPLETE)
     try:
-        run = merging.merge(found.runs, expected=expect, kept=None if kept is None else load(kept))
+        run = merging.merge(found.runs, expected=expect)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    run = run if keep is None else _compared(run, keep)
+    status = merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run)
+    durations = merging.merge_durations(shards)
     merging.write_report(run, out)
+    if durations:
+        merging.write_durations(durations, out)
     _show(run)
     if annotate:
         for line in notices.github(run):
             click.echo(line)
     click.echo(f"Report: {out / 'report.html'}")
-    raise SystemExit(merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run))
+    if examples is not None:
+        click.echo(f"Examples new in {examples}: {merging.merge_examples(shards, examples)}")
+    if keep is not None and status != merging.EXIT_INCOMPLETE:
+        click.echo(f"Kept: {merging.keep(run, keep)}")
+    raise SystemExit(status)
+
+
+def _compared(run: Run, keep: Path) -> Run:
+    from storecheck.report import merging
+
+    earlier = merging.kept_runs(keep, before=run.started_at)
+    for problem in earlier.unreadable:
+        # Written by another version, perhaps: what is older or newer can still be compared with.
+        click.echo(f"Not compared with a kept run: {problem}", err=True)
+    return merging.with_kept(run, earlier.runs)
 
 
 @click.command("show")

@@ -1,12 +1,14 @@
-"""Joins the run documents of shards, and writes a report in every format.
+"""Joins the run documents of shards, compares with kept runs, and writes a report in every format.
 
 The same cause is one entry, whoever found it: examples with one fingerprint are joined. A shard that left no document,
-or one that cannot be read, makes the run incomplete: `missing_shards` names it, and no incomplete run is green.
+or one that cannot be read, makes the run incomplete: `missing_shards` names it, and no incomplete run is green, nor is
+one in which no test ran. What else shards leave (durations of tests, Hypothesis's examples) is joined as well.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +16,19 @@ from typing import Final
 
 from storecheck.report import html, junit, markdown, notices
 from storecheck.report.codec import DocumentError
-from storecheck.report.document import Example, Kept, Run, dumps, load
+from storecheck.report.document import Example, Kept, Run, Shard, dumps, load
 from storecheck.verdict import EVIDENCE_KINDS, Failure, PromiseOutcome, PromiseVerdict
 
 RUN_FILE: Final = "run.json"
+DURATIONS_FILE: Final = "durations.json"
+"""Seconds by test, as pytest-split reads them."""
+
+EXAMPLES_DIRECTORY: Final = "examples"
+"""What a search drew and found worth keeping, as Hypothesis's database in a directory."""
+
+KEPT_RUNS_MAX: Final = 100
+"""Runs in a directory of kept runs; the oldest leave first."""
+
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -39,9 +50,13 @@ class Found:
 
 def find_runs(directory: Path) -> Found:
     """Read every `run.json` below a directory."""
+    return _read(directory.rglob(RUN_FILE))
+
+
+def _read(paths: Iterable[Path]) -> Found:
     runs: list[Run] = []
     unreadable: list[str] = []
-    for path in sorted(directory.rglob(RUN_FILE)):
+    for path in sorted(paths):
         try:
             runs.append(load(path))
         except (DocumentError, OSError) as error:  # noqa: PERF203 - a few files, and each may be broken
@@ -49,31 +64,22 @@ def find_runs(directory: Path) -> Found:
     return Found(tuple(runs), tuple(unreadable))
 
 
-def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Run | None = None) -> Run:
+def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Run] = ()) -> Run:
     """One run of many shards.
 
     Args:
         runs: documents of shards.
         expected: how many shards there should be; what the documents say if left out.
-        kept: the last kept run, to compare with and to know when a failure was first seen.
+        kept: earlier runs, the oldest first: see `with_kept`.
 
     Raises:
-        MergeError: no document, two of the same shard, or shards of differently split runs or of different commits.
+        MergeError: no document, two of the same shard, or shards of different runs.
     """
     if not runs:
         raise MergeError("no shard left a run document. Give the directory that holds their run.json files.")
     shards = sorted((shard for run in runs for shard in run.shards), key=lambda shard: shard.index)
-    counts = {shard.count for shard in shards}
-    if len(counts) != 1:
-        raise MergeError(f"shards of differently split runs: of {', '.join(map(str, sorted(counts)))}")
-    twice = sorted({s.index for s in shards if sum(other.index == s.index for other in shards) > 1})
-    if twice:
-        who = ", ".join(map(str, twice))
-        raise MergeError(f"shard {who} reported more than once. Empty the directory before a run.")
-    commits = {run.commit for run in runs}
-    if len(commits) != 1:
-        raise MergeError(f"shards of different commits: {', '.join(sorted(commits))}")
-    count = expected if expected is not None else counts.pop()
+    _check_that_they_belong_together(runs, shards)
+    count = expected if expected is not None else shards[0].count
     promises = _merged_promises(runs)
     merged = Run(
         commit=runs[0].commit,
@@ -93,15 +99,89 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Run | None 
     return with_kept(replace(merged, figures=figures_of(merged, runs)), kept)
 
 
-def with_kept(run: Run, kept: Run | None) -> Run:
-    """The run compared with the last kept one; failures that it had keep the date they were first seen."""
-    if kept is None:
-        examples = tuple(replace(each, first_seen=each.first_seen or run.started_at) for each in run.examples)
+def _check_that_they_belong_together(runs: Sequence[Run], shards: Sequence[Shard]) -> None:
+    counts = {shard.count for shard in shards}
+    if len(counts) != 1:
+        raise MergeError(f"shards of differently split runs: of {', '.join(map(str, sorted(counts)))}")
+    twice = sorted({s.index for s in shards if sum(other.index == s.index for other in shards) > 1})
+    if twice:
+        who = ", ".join(map(str, twice))
+        raise MergeError(f"shard {who} reported more than once. Empty the directory before a run.")
+    commits = {run.commit for run in runs}
+    if len(commits) != 1:
+        raise MergeError(f"shards of different commits: {', '.join(sorted(commits))}")
+    jobs = {shard.job for shard in shards}
+    if len(jobs) != 1:
+        raise MergeError(f"shards of different jobs: {', '.join(sorted(job or 'none' for job in jobs))}")
+    seeds = [shard.seed for shard in shards if shard.seed != "none"]
+    if len(set(seeds)) != len(seeds):
+        raise MergeError("two shards searched with the same seed: one repeated the other. Leave seeds to --shard.")
+
+
+def with_kept(run: Run, kept: Sequence[Run]) -> Run:
+    """The run compared with the last kept one; a failure that any kept run had keeps the date it was first seen."""
+    first: dict[str, str] = {}
+    for example in (example for earlier in kept for example in earlier.examples):
+        if example.first_seen:
+            first[example.fingerprint] = min(example.first_seen, first.get(example.fingerprint, example.first_seen))
+    examples = tuple(
+        replace(each, first_seen=first.get(each.fingerprint) or each.first_seen or run.started_at)
+        for each in run.examples
+    )
+    if not kept:
         return replace(run, examples=examples)
-    first = {each.fingerprint: each.first_seen for each in kept.examples}
-    examples = tuple(replace(each, first_seen=first.get(each.fingerprint) or run.started_at) for each in run.examples)
-    figures = Kept(commit=kept.commit, started_at=kept.started_at, figures=kept.figures)
+    last = kept[-1]
+    figures = Kept(commit=last.commit, started_at=last.started_at, figures=last.figures)
     return replace(run, kept=figures, examples=examples)
+
+
+def kept_runs(directory: Path, *, before: str) -> Found:
+    """The runs kept in a directory that began before that time (ISO 8601, UTC), the oldest first."""
+    found = _read(directory.glob("*.json"))
+    earlier = sorted((run for run in found.runs if run.started_at < before), key=lambda run: run.started_at)
+    return Found(tuple(earlier), found.unreadable)
+
+
+def keep(run: Run, directory: Path) -> Path:
+    """Keep a run in a directory, failed or not, to compare later ones with; the same run again replaces itself.
+
+    Raises:
+        MergeError: a shard is missing, or no test ran: its figures would be compared with.
+    """
+    if exit_status(run) == EXIT_INCOMPLETE:
+        raise MergeError("an incomplete run is not kept")
+    directory.mkdir(parents=True, exist_ok=True)
+    began = run.started_at.replace(":", "").replace("+0000", "Z")
+    path = directory / f"{began}-{run.commit[:12] or 'unknown'}.json"
+    path.write_text(dumps(run), encoding="utf-8")
+    for old in sorted(directory.glob("*.json"))[:-KEPT_RUNS_MAX]:
+        old.unlink()
+    return path
+
+
+def merge_durations(shards: Path) -> dict[str, float]:
+    """Seconds by test, of all `durations.json` below a directory; sorted, for version control."""
+    durations: dict[str, float] = {}
+    for path in sorted(shards.rglob(DURATIONS_FILE)):
+        durations |= json.loads(path.read_text(encoding="utf-8"))
+    return dict(sorted(durations.items()))
+
+
+def merge_examples(shards: Path, into: Path) -> int:
+    """Copy the examples that shards found into Hypothesis's database in a directory; how many were new there.
+
+    A file of that database is named after its content, below a directory named after its key: the union of files is the
+    union of databases.
+    """
+    added = 0
+    for database in sorted(shards.rglob(EXAMPLES_DIRECTORY)):
+        for source in (path for path in sorted(database.rglob("*")) if path.is_file()):
+            target = into / source.relative_to(database)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+                added += 1
+    return added
 
 
 def join_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
@@ -175,8 +255,8 @@ def figures_of(run: Run, parts: Sequence[Run]) -> Mapping[str, float]:
 
 
 def exit_status(run: Run) -> int:
-    """3 if a shard is missing, else 1 if anything failed, else 0."""
-    if run.missing_shards:
+    """3 if a shard is missing or no test ran at all, else 1 if anything failed, else 0."""
+    if run.missing_shards or not any(shard.passed or shard.failed for shard in run.shards):
         return EXIT_INCOMPLETE
     return EXIT_FAILED if run.failed else EXIT_PASSED
 
@@ -193,6 +273,13 @@ def write_report(run: Run, directory: Path) -> None:
     }
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
+
+
+def write_durations(durations: Mapping[str, float], directory: Path) -> None:
+    """`durations.json`: copied to `.test_durations`, it is what the next split goes by."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(sorted(durations.items())), indent=0, ensure_ascii=False) + "\n"
+    (directory / DURATIONS_FILE).write_text(text, encoding="utf-8")
 
 
 def other_failures_of(failures: Iterable[Failure], nodeids: Iterable[str]) -> tuple[Failure, ...]:

@@ -37,6 +37,8 @@ SHARD_VARIABLES: Final = (
 SEED_VARIABLES: Final = ("GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER")
 """What tells one run of CI from the next, and is the same for all its shards."""
 
+REDIS_SCHEMES: Final = ("redis://", "rediss://")
+
 MAX_EXAMPLES_TOLD: Final = 20
 """Counterexamples told in full; each takes seconds. The rest is shown as plain failing tests."""
 
@@ -89,7 +91,7 @@ def seed_of(base: str, shard: ShardChoice, nodeid: str = "") -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--shard`, `--shard-seed`, `--job`, `--example-database`, `--as-found` and `--report-dir`."""
+    """Add `--shard`, `--shard-seed`, `--job`, where examples are, `--as-found` and `--report-dir`."""
     group = parser.getgroup("storecheck reports")
     group.addoption("--shard", metavar="I/N", help="run part I of N; auto: as the CI's variables say")
     group.addoption(
@@ -103,7 +105,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--example-database",
         metavar="WHERE",
-        help="with --job search: read earlier examples from this directory or redis:// address; never written",
+        help="with --job search: read earlier examples from here, never written: a directory, redis://HOST, or"
+        " github:OWNER/REPO, the artifact hypothesis-example-db of that repository's last run",
+    )
+    group.addoption(
+        "--new-examples",
+        metavar="WHERE",
+        help="with --job search: keep what this shard finds in this directory or redis:// address; default: the"
+        " directory examples in --report-dir, if that is given",
     )
     group.addoption(
         "--as-found",
@@ -149,12 +158,13 @@ def pytest_configure(config: pytest.Config) -> None:
     shard = parse_shard(config.getoption("shard")) if config.getoption("shard") else ShardChoice(1, 1)
     base = config.getoption("shard_seed") or next((os.environ[n] for n in SEED_VARIABLES if os.environ.get(n)), "0")
     job = config.getoption("job")
-    if config.getoption("example_database") and job != "search":
-        raise pytest.UsageError("--example-database needs --job search: a gate must give the same result twice.")
+    for option in ("--example-database", "--new-examples"):
+        if config.getoption(option.removeprefix("--").replace("-", "_")) and job != "search":
+            raise pytest.UsageError(f"{option} needs --job search: a gate must give the same result twice.")
     if config.getoption("as_found"):
         _tell_as_found()
     if job is not None:
-        _configure_hypothesis(job, config.getoption("example_database"))
+        _change_profile(derandomize=job == "gate", database=None if job == "gate" else _search_database(config))
         if job == "search":
             config.pluginmanager.register(_Seeds(base, shard), "storecheck-seeds")
     directory: Path | None = config.getoption("report_dir")
@@ -166,10 +176,16 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(writer, "storecheck-report-writer")
 
 
-def _configure_hypothesis(job: str, database: str | None) -> None:
-    """A profile like the current one, derandomised or not, with the shared examples to be read and not written."""
-    shared = None if database is None else shared_database(database)
-    _change_profile(derandomize=job == "gate", database=shared)
+def _search_database(config: pytest.Config) -> Any:
+    """What a shard of a search reads and writes: the shared examples are read, its own go elsewhere."""
+    from hypothesis.database import MultiplexedDatabase
+
+    directory: Path | None = config.getoption("report_dir")
+    new = config.getoption("new_examples") or (directory and str(directory / "examples"))
+    databases = [open_database(new)] if new else []
+    if config.getoption("example_database"):
+        databases.append(shared_database(config.getoption("example_database")))
+    return MultiplexedDatabase(*databases) if databases else None
 
 
 def _change_profile(**changes: Any) -> None:
@@ -190,23 +206,41 @@ def _tell_as_found() -> None:
 
 
 def shared_database(where: str) -> Any:
-    """Earlier examples, read only: from `redis://…`, or from a directory.
+    """Earlier examples, read only: from `redis://…`, `github:owner/repository`, or a directory.
 
     Raises:
-        pytest.UsageError: there is no such directory, or redis is not installed.
+        pytest.UsageError: there is no such directory, it is no such name, or redis is not installed.
     """
-    from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
+    from hypothesis.database import GitHubArtifactDatabase, ReadOnlyDatabase
 
-    if where.startswith(("redis://", "rediss://")):
-        try:
-            from hypothesis.extra.redis import RedisExampleDatabase
-            from redis import Redis
-        except ImportError as error:
-            raise pytest.UsageError("--example-database redis:// needs the package redis. Install it.") from error
-        return ReadOnlyDatabase(RedisExampleDatabase(Redis.from_url(where)))
-    if not Path(where).is_dir():
-        raise pytest.UsageError(f'--example-database "{where}" is no directory. Give one, or a redis:// address.')
-    return ReadOnlyDatabase(DirectoryBasedExampleDatabase(where))
+    if where.startswith("github:"):
+        match = re.fullmatch(r"github:([\w.-]+)/([\w.-]+)", where)
+        if match is None:
+            raise pytest.UsageError(f'--example-database is "{where}". Give github:OWNER/REPOSITORY.')
+        return ReadOnlyDatabase(GitHubArtifactDatabase(match[1], match[2]))
+    if not where.startswith(REDIS_SCHEMES) and not Path(where).is_dir():
+        raise pytest.UsageError(
+            f'--example-database "{where}" is no directory. Give one, a redis:// address, or github:OWNER/REPOSITORY.'
+        )
+    return ReadOnlyDatabase(open_database(where))
+
+
+def open_database(where: str) -> Any:
+    """Hypothesis's database in a directory, which need not exist yet, or in the redis of a `redis://` address.
+
+    Raises:
+        pytest.UsageError: redis is not installed.
+    """
+    from hypothesis.database import DirectoryBasedExampleDatabase
+
+    if not where.startswith(REDIS_SCHEMES):
+        return DirectoryBasedExampleDatabase(where)
+    try:
+        from hypothesis.extra.redis import RedisExampleDatabase
+        from redis import Redis
+    except ImportError as error:
+        raise pytest.UsageError(f"{where} needs the package redis. Install it.") from error
+    return RedisExampleDatabase(Redis.from_url(where))
 
 
 class _Seeds:
@@ -283,12 +317,14 @@ class _ReportWriter:
         self._started_s = time.monotonic()
         self._payloads: dict[str, dict[str, Any]] = {}
         self._outcomes: dict[str, str] = {}
+        self._durations: dict[str, float] = {}
         # A report of an earlier run must not be taken for this one's, should this one be killed.
         (directory / "run.json").unlink(missing_ok=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if hasattr(report, _PAYLOAD):
             self._payloads[report.nodeid] = json.loads(getattr(report, _PAYLOAD))
+        self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
         known = self._outcomes.get(report.nodeid)
         if report.failed:
             self._outcomes[report.nodeid] = "failed"
@@ -297,12 +333,13 @@ class _ReportWriter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        from storecheck.report.merging import write_report
+        from storecheck.report.merging import write_durations, write_report
 
         collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
         assert collector is not None, "registered whenever --report-dir is given"
         run = self._run(collector.verdict(exitstatus))
         write_report(run, self._directory)
+        write_durations({test: round(spent_s, 3) for test, spent_s in self._durations.items()}, self._directory)
         terminalreporter.write_line(f"report: {self._directory / 'report.html'}")
 
     def _run(self, verdict: Verdict) -> Run:
@@ -340,7 +377,7 @@ class _ReportWriter:
             kept=None,
             made_by=f"storecheck {metadata.version('sessionstore')}",
         )
-        return with_kept(replace(run, figures=figures_of(run, [run])), None)
+        return with_kept(replace(run, figures=figures_of(run, [run])), ())
 
     def _evidence(self) -> dict[str, float]:
         collector = self._config.pluginmanager.get_plugin("storecheck-verdict")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from storecheck.cli import main
 from storecheck.report.document import Run, dumps, load
-from storecheck.report.merging import MergeError, exit_status, merge
+from storecheck.report.merging import MergeError, exit_status, keep, merge
 from storecheck.report.plugin import ShardChoice, parse_shard, seed_of, shard_of_ci
 from tests.report.making import GOLDEN
 
@@ -20,8 +23,14 @@ def shard(index: int, count: int = 3, *, mutant: str | None = None) -> Run:
     run = load(GOLDEN / f"{mutant or 'B76'}.json")
     failed = mutant is not None
     part = replace(run.shards[0], index=index, count=count, failed=int(failed), exit_status=int(failed), passed=5)
+    part = replace(part, job="search", seed=f"{index:016x}")
     examples = tuple(replace(each, shards=(index,)) for each in run.examples) if failed else ()
     return replace(run, shards=(part,), examples=examples, figures={"schedules": 100})
+
+
+def with_shard(run: Run, **changes: Any) -> Run:
+    """The document of a shard that says something else of itself."""
+    return replace(run, shards=(replace(run.shards[0], **changes),))
 
 
 def write(tmp_path: Path, *runs: Run) -> Path:
@@ -93,13 +102,85 @@ def test_shards_that_do_not_belong_together_are_refused() -> None:
         merge([shard(1, 2), shard(2, 3)])
     with pytest.raises(MergeError, match="different commits"):
         merge([shard(1), replace(shard(2), commit="other")])
+    with pytest.raises(MergeError, match="different jobs: gate, search"):
+        merge([shard(1), with_shard(shard(2), job="gate")])
+    with pytest.raises(MergeError, match="same seed"):
+        merge([shard(1), with_shard(shard(2), seed=f"{1:016x}")])
+    assert merge([with_shard(shard(n), job="gate", seed="none") for n in (1, 2, 3)]).missing_shards == ()
+
+
+def test_a_run_without_a_test_is_exit_3(tmp_path: Path) -> None:
+    """Shards that all selected nothing show nothing."""
+    empty = (with_shard(shard(n, 2), passed=0, exit_status=5) for n in (1, 2))
+    assert merged(write(tmp_path, *empty))[0] == 3
+
+
+def test_runs_are_kept_and_compared(tmp_path: Path) -> None:
+    """A merge compares with the newest run kept before it; failures keep their first date; half a run is not kept."""
+    history = tmp_path / "history"
+    for day, found in enumerate(("B76", None, "B76"), start=1):
+        began = f"2026-01-0{day}T00:00:00+00:00"
+        run = replace(shard(1, 1, mutant=found), started_at=began, figures={"schedules": 100 * day})
+        run = replace(run, examples=tuple(replace(each, first_seen="") for each in run.examples))
+        status, output = merged(write(tmp_path / str(day), run), "--keep", str(history))
+        assert (status, "Kept: " in output) == (1 if found else 0, True)
+    last = load(tmp_path / "3" / "out" / "run.json")
+    assert last.kept is not None
+    assert (last.kept.started_at, last.kept.figures["schedules"]) == ("2026-01-02T00:00:00+00:00", 200)
+    assert last.figures["schedules"] == 300
+    assert last.examples[0].first_seen == "2026-01-01T00:00:00+00:00"
+    page = (tmp_path / "2" / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Compared with the last kept run" in page
+    assert [path.name for path in sorted(history.iterdir())] == [
+        f"2026-01-0{day}T000000Z-unknown.json" for day in (1, 2, 3)
+    ]
+    # The first of three shards only: nothing to compare later runs with.
+    late = replace(shard(1), started_at="2026-01-04T00:00:00+00:00")
+    assert merged(write(tmp_path / "4", late), "--keep", str(history))[0] == 3
+    assert len(list(history.iterdir())) == 3
+
+
+def test_a_kept_run_that_cannot_be_read_is_said_and_passed_over(tmp_path: Path) -> None:
+    """Runs kept by another version neither stop a merge nor go unmentioned."""
+    history = tmp_path / "history"
+    history.mkdir()
+    (history / "2020.json").write_text('{"format": "storecheck-run", "version": 0}', encoding="utf-8")
+    status, output = merged(write(tmp_path / "shards", shard(1, 1)), "--keep", str(history))
+    assert status == 0
+    assert "Not compared with a kept run: " in output
+    assert load(tmp_path / "shards" / "out" / "run.json").kept is None
+
+
+def test_only_the_newest_kept_runs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory does not grow for ever."""
+    monkeypatch.setattr("storecheck.report.merging.KEPT_RUNS_MAX", 2)
+    for day in (1, 2, 3):
+        keep(replace(shard(1, 1), started_at=f"2026-01-0{day}T00:00:00+00:00"), tmp_path)
+    assert [path.name[:10] for path in sorted(tmp_path.iterdir())] == ["2026-01-02", "2026-01-03"]
+
+
+def test_durations_and_examples_of_shards_are_joined(tmp_path: Path) -> None:
+    """One file of durations for the next split, one database of examples for the next search."""
+    directory = write(tmp_path / "shards", shard(1, 2), shard(2, 2))
+    for index in (1, 2):
+        part = directory / f"shard-{index}"
+        (part / "durations.json").write_text(json.dumps({f"test_{index}": float(index)}), encoding="utf-8")
+        own = DirectoryBasedExampleDatabase(part / "examples")
+        own.save(b"key", f"value {index}".encode())
+        own.save(b"key", b"found by both")
+    shared = DirectoryBasedExampleDatabase(tmp_path / "shared")
+    shared.save(b"key", b"known")
+    assert merged(directory, "--examples", str(tmp_path / "shared"))[0] == 0
+    assert set(shared.fetch(b"key")) == {b"known", b"value 1", b"value 2", b"found by both"}
+    found = json.loads((directory / "out" / "durations.json").read_text(encoding="utf-8"))
+    assert found == {"test_1": 1.0, "test_2": 2.0}
 
 
 def test_a_kept_run_gives_trend_and_first_seen() -> None:
     """Known failures keep their date; figures are compared."""
     kept = merge([replace(shard(1, 1, mutant="B76"), started_at="2026-01-01T00:00:00+00:00")])
     now = replace(shard(1, 1, mutant="B76"), started_at="2026-02-01T00:00:00+00:00")
-    run = merge([now], kept=kept)
+    run = merge([now], kept=[kept])
     assert run.examples[0].first_seen == "2026-01-01T00:00:00+00:00"
     assert run.kept is not None
     assert run.kept.figures["schedules"] == 100

@@ -11,14 +11,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
 
+from storecheck.cli import main
 from storecheck.report.document import load
-from storecheck.report.plugin import shared_database
+from storecheck.report.plugin import open_database, shared_database
 from tests.report.making import GOLDEN
 
 PROMISES = """
@@ -116,7 +120,9 @@ def test_shards_share_the_tests_and_merge(project: pytest.Pytester) -> None:
     [
         (("--shard", "9/8"), "*such as 3/8*"),
         (("--shard", "auto"), "*--shard auto found none of*"),
-        (("--example-database", "x"), "*needs --job search*"),
+        (("--example-database", "x"), "*--example-database needs --job search*"),
+        (("--job", "gate", "--new-examples", "x"), "*--new-examples needs --job search*"),
+        (("--job", "search", "--example-database", "github:nobody"), "*Give github:OWNER/REPOSITORY*"),
         (("--job", "search", "--example-database", "nowhere"), "*is no directory*"),
     ],
 )
@@ -200,6 +206,67 @@ def test_seeds_of_a_search_differ_and_a_gate_repeats(pytester: pytest.Pytester, 
     assert (drawn("two") == first) is same
 
 
+NARROW = """
+from hypothesis import given, settings, strategies as st
+
+@settings(max_examples=300)
+@given(st.integers(0, 10**9))
+def test_narrow(number):
+    with open("drawn", "a") as drawn:
+        print(number, file=drawn)
+    assert number < 1000
+"""
+
+
+def test_what_one_search_finds_the_next_one_tries_first(pytester: pytest.Pytester) -> None:
+    """A shard keeps its finds in its report; merged, they are the first that another shard tries, whatever its seed."""
+    pytester.makepyfile(promise_list=PROMISES, test_narrow=NARROW)
+    pytester.makeini("[pytest]\npromises = promise_list:ALL\npythonpath = .\n")
+
+    def search(number: int, *options: str) -> list[int]:
+        (pytester.path / "drawn").unlink(missing_ok=True)
+        always = ("--job", "search", "--shard-seed", str(number), "--report-dir", f".shards/{number}/1")
+        pytester.runpytest_subprocess(*always, *options, timeout=120).assert_outcomes(failed=1)
+        return [int(line) for line in (pytester.path / "drawn").read_text(encoding="utf-8").split()]
+
+    found = search(1)
+    assert (found[0], found[-1]) != (1000, 1000), "drawn by chance: choose another seed"
+    shards = str(pytester.path / ".shards" / "1")
+    shared = str(pytester.path / "shared")
+    merged = CliRunner().invoke(main, ["merge", shards, "-o", str(pytester.path / "out"), "--examples", shared])
+    assert merged.exit_code == 1, merged.output
+    before = sorted(pytester.path.joinpath("shared").rglob("*"))
+    assert before
+    assert search(2, "--example-database", shared)[0] == 1000
+    assert sorted(pytester.path.joinpath("shared").rglob("*")) == before
+
+
+def test_a_report_has_the_durations_of_its_tests(project: pytest.Pytester) -> None:
+    """Every test with the seconds it took, in the form that pytest-split reads."""
+    run(project, "-k", "plain or nothing")
+    durations = json.loads((project.path / "report" / "durations.json").read_text(encoding="utf-8"))
+    assert set(durations) == {"test_race.py::test_nothing", "test_race.py::test_plain"}
+    (project.path / ".test_durations").write_text(json.dumps(durations | {"test_race.py::test_plain": 50.0}))
+    result = run(project, "-k", "plain or nothing", "--shard", "1/2")
+    result.stdout.fnmatch_lines(["*Running group 1/2 (estimated duration: 50.00s)*"])
+
+
+def test_the_artifact_of_a_repository_is_only_read(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The database that CI left as an artifact on GitHub is looked into; a fresh copy on disk needs no network."""
+    kept = DirectoryBasedExampleDatabase(tmp_path / "examples")
+    kept.save(b"key", b"value")
+    cache = tmp_path / "home" / "github-artifacts" / "hypothesis-example-db"
+    cache.mkdir(parents=True)
+    now = datetime.now(timezone.utc).isoformat().replace(":", "_")
+    shutil.make_archive(str(cache / now), "zip", tmp_path / "examples")
+    set_hypothesis_home_dir(tmp_path / "home")
+    request.addfinalizer(lambda: set_hypothesis_home_dir(None))
+    shared = shared_database("github:somebody/something")
+    assert isinstance(shared, ReadOnlyDatabase)
+    shared.save(b"key", b"other")
+    assert set(shared.fetch(b"key")) == {b"value"}
+
+
 def test_a_shared_directory_of_examples_is_only_read(tmp_path: Path) -> None:
     """What is there is found; what is saved is not."""
     DirectoryBasedExampleDatabase(tmp_path).save(b"key", b"value")
@@ -242,6 +309,18 @@ def test_examples_shared_by_redis_are_only_read(redis_address: str) -> None:
         shared = shared_database(redis_address)
         shared.save(b"key", b"other")
         assert set(shared.fetch(b"key")) == {b"value"}
+        open_database(redis_address).save(b"key", b"found by a shard")
+        assert set(shared.fetch(b"key")) == {b"value", b"found by a shard"}
+
+
+def test_a_search_reads_and_keeps_examples_in_redis(pytester: pytest.Pytester, redis_address: str) -> None:
+    """The first shard keeps its find in one database of the server; the second, reading there, tries it first."""
+    pytester.makepyfile(test_narrow=NARROW)
+    always = ("--job", "search", "--shard-seed")
+    pytester.runpytest_subprocess(*always, "1", "--new-examples", redis_address, timeout=120).assert_outcomes(failed=1)
+    (pytester.path / "drawn").unlink()
+    pytester.runpytest_subprocess(*always, "2", "--example-database", redis_address, timeout=120)
+    assert (pytester.path / "drawn").read_text(encoding="utf-8").startswith("1000\n")
 
 
 def test_golden_counterexamples_still_replay() -> None:
