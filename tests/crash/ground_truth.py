@@ -1,8 +1,9 @@
 """What real systems did, beside what the models allow: the evidence that the models are not too strong.
 
 `PROBES` pull the plug on a real ext4 and compare what is left with the legal states of the same program in the
-simulated machine. A single outcome per probe: that an outcome is in the model's set supports the model, that a state of
-the model was not met proves nothing. `python -m tests.crash.ground_truth` writes the table into docs/crash-states.md.
+simulated machine; `real_failures` does the same for calls that fail. A single outcome per probe: that an outcome is in
+the model's set supports the model, that a state of the model was not met proves nothing. `tox run -e groundtruth` runs
+`python -m tests.crash.ground_truth`, which writes the tables into docs/crash-states.md.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from storecheck.crash import (
 from storecheck.crash.calibration import content_of, count_states, record_saver, saver_process
 from storecheck.crash.savers import SAVERS
 from storecheck.machine import MOUNT, Machine, Process
+from tests.crash.real_failures import FAILURE_PROBES, FailureProbe, failure_table, observed, simulated, why_not
+from tests.crash.real_failures import Outcome as FailureOutcome
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_BYTES = 16 * 1024 * 1024
@@ -259,24 +262,47 @@ def rewrite(page: Path, mark: str, content: str) -> None:
     page.write_text(head + begin + content + end + rest.partition(end)[2], encoding="utf-8")
 
 
-def main() -> None:
-    """Count, run all probes, and write both tables into the documentation."""
-    page = ROOT / "docs" / "crash-states.md"
-    rewrite(page, "savers", saver_table())
-    reason = missing()
-    if reason:
-        sys.exit(f"no ground truth: {reason}")
+def pull_all_plugs() -> tuple[str, bool]:
+    """The table of all probes, and whether each outcome is one that its model allows."""
     rows = []
-    for probe in PROBES:
+    for number, probe in enumerate(PROBES, start=1):
         outcomes = []
         for _ in range(probe.repeats):
             with tempfile.TemporaryDirectory() as scratch:
                 outcomes.append(pull_the_plug(probe, Path(scratch)))
         rows.append((probe, outcomes, allowed(probe)))
-        sys.stderr.write(f"{probe}: {', '.join(sorted({shown(outcome, probe) for outcome in outcomes}))}\n")
-    rewrite(page, "ground truth", f"Linux {platform.release()}.\n\n{table(rows)}")
-    if not all(legal.issuperset(outcomes) for _, outcomes, legal in rows):
+        found = ", ".join(sorted({shown(outcome, probe) for outcome in outcomes}))
+        sys.stderr.write(f"[{number}/{len(PROBES)}] {probe}: {found}\n")
+    return table(rows), all(legal.issuperset(outcomes) for _, outcomes, legal in rows)
+
+
+def meet_all_failures() -> tuple[str, bool]:
+    """The table of all failures, and whether each ends as the simulated one."""
+    rows: list[tuple[FailureProbe, FailureOutcome | str]] = []
+    for probe in FAILURE_PROBES:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows.append((probe, why_not(probe) or observed(probe, Path(scratch))))
+        sys.stderr.write(f"{probe}: {rows[-1][1]}\n")
+    return failure_table(rows), all(isinstance(found, str) or found in simulated(probe) for probe, found in rows)
+
+
+def main() -> None:
+    """Count, run all probes, and write the tables into the documentation."""
+    page = ROOT / "docs" / "crash-states.md"
+    rewrite(page, "savers", saver_table())
+    impossible = missing() or "".join(filter(None, {why_not(probe) for probe in FAILURE_PROBES}))
+    if impossible:
+        # No error: a machine that does not permit this is no fault of the store. The tables stay as they are.
+        sys.stderr.write(f"SKIPPED, the tables of what was found are not rewritten: {impossible}\n")
+        return
+    failures, failures_agree = meet_all_failures()
+    rewrite(page, "failures", f"Linux {platform.release()}.\n\n{failures}")
+    plugs, plugs_agree = pull_all_plugs()
+    rewrite(page, "ground truth", f"Linux {platform.release()}.\n\n{plugs}")
+    if not plugs_agree:
         sys.exit("an outcome is in no model: the model is too strong")
+    if not failures_agree:
+        sys.exit("a failure ends otherwise than in the simulation")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from storecheck.crash.recovery import check
 from storecheck.faults import FAILURES, Failure, HandlerRaisedError, Injector, one_by_one
 from storecheck.machine import Machine, Process
 from storecheck.pytest_plugin import Evidence
+from tests.crash.depth import cuts_of_many
 
 STORE = store_file(sessions=3, size_bytes=3_000, mode=0o640)
 TREE = {FILE: STORE}
@@ -240,7 +241,7 @@ def power_loss_after(run: Attempt, finished: bytes | None) -> str | None:
     end = next(index for index, event in enumerate(events) if getattr(event, "label", "") == marks[-1])
     oracle = Oracle(path=run.scenario.file, versions=[run.before, finished], marks=marks)
     recording = Recording(disk=run.recording.disk, events=events[: end + 1], owner=run.recording.owner)
-    report = check(recording, oracle, cuts=1)
+    report = check(recording, oracle, cuts=cuts_of_many())
     return str(report) if report.failures else None
 
 

@@ -7,30 +7,24 @@ not permit is skipped, with the reason.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from models.crashes import store_bytes
+from models.crashes import FILE
 from storecheck.crash import EXT4_NOLOCK
 from storecheck.pytest_plugin import Evidence
 from tests.crash import ground_truth
-from tests.crash.ground_truth import PROBES, ROOT, Probe, allowed, pull_the_plug, shown
+from tests.crash.ground_truth import PROBES, ROOT, Probe, allowed, pull_the_plug, saver_table, shown
+from tests.crash.real_failures import FAILURE_PROBES, FailureProbe, observed, simulated, why_not
 
-CHILD_TIMEOUT_S = 60
 IN_EVERY_RUN = [
     probe
     for probe in PROBES
     if not probe.delay_s
     and ((probe.program == "no fsync" and not probe.first) or (probe.program == "store" and probe.model is EXT4_NOLOCK))
 ]
-"""A probe takes one to three seconds. `python -m tests.crash.ground_truth` runs all of them."""
+"""A probe takes one to three seconds. `tox run -e groundtruth` runs all of them."""
 
 
 @pytest.mark.promise("WRITE3")
@@ -47,135 +41,60 @@ def test_what_a_real_ext4_loses_is_what_the_model_allows(probe: Probe, tmp_path:
         assert outcome[0] == ground_truth.contents(probe)[1]
 
 
-# Failing calls
-
-BEFORE = store_bytes(sessions=3, size_bytes=6_000)
-CHILD = """
-import json, os, resource, sys
-from sessionstore import SessionStore
-path, limit = sys.argv[1], int(sys.argv[2])
-store = SessionStore(path)
-store.load()
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    store.save({"agent:main:0": {"text": "x" * 60_000}})
-    error = None
-except OSError as raised:
-    error = [type(raised).__name__, raised.errno]
-shown = {key: dict(entry) for key, entry in store.load().items()}
-print(json.dumps({"error": error, "sessions": len(shown), "same": shown == json.load(open(path))}))
-"""
-
-
-def outcome_of(*command: str, path: Path, limit: int = 0) -> dict[str, Any]:
-    """Run the child; its own report, with what is in the directory afterwards."""
-    done = subprocess.run(
-        [*command, sys.executable, "-c", CHILD, str(path), str(limit)],
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        timeout=CHILD_TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if path.parent.exists():
-        report["left"] = sorted(entry.name for entry in path.parent.iterdir())
-    return report
-
-
 @pytest.mark.promise("WRITE5")
-@pytest.mark.parametrize("limit", [4_096, 30_000])
-def test_a_file_size_limit_leaves_the_old_version(limit: int, store_path: Path) -> None:
-    """WRITE5: a write cut short by RLIMIT_FSIZE raises, and file, directory and cache are as before."""
-    resource = pytest.importorskip("resource", reason="RLIMIT_FSIZE needs POSIX")
-    assert resource.RLIMIT_FSIZE >= 0
-    store_path.write_bytes(BEFORE)
-    report = outcome_of(path=store_path, limit=limit)
-    assert report == {
-        "error": ["OSError", 27],
-        "sessions": 3,
-        "same": True,
-        "left": ["sessions.json", "sessions.json.flock"],
-    }
-    assert store_path.read_bytes() == BEFORE
+@pytest.mark.parametrize("probe", FAILURE_PROBES, ids=str)
+def test_a_real_failure_ends_as_the_simulated_one(probe: FailureProbe, tmp_path: Path) -> None:
+    """WRITE5: limits, a full disk and errors from the kernel end as in the simulation, and leave a whole version."""
+    reason = why_not(probe)
+    if reason:
+        pytest.skip(reason)
+    outcome = observed(probe, tmp_path)
+    assert outcome in simulated(probe), f"really {outcome}, simulated {[str(each) for each in simulated(probe)]}"
+    assert outcome.same
+    assert outcome.left == (FILE, f"{FILE}.flock")
+    # What failed before the rename left the old version; after it, the error says so.
+    is_new = outcome.error is None or outcome.error[0] == "UnknownOutcomeError"
+    assert outcome.sessions == (1 if is_new else 3)
 
 
-TMPFS_CHILD = """
-set -eu
-mount -t tmpfs -o size=64k none "$1"
-cp "$2" "$1/sessions.json"
-shift 2
-"$@"
-ls -A "$(dirname "$3")" >&2
-"""
+# The tables in the documentation
+
+PAGE = ROOT / "docs" / "crash-states.md"
 
 
-@pytest.mark.promise("WRITE5")
-def test_a_full_disk_leaves_the_old_version(tmp_path: Path) -> None:
-    """WRITE5: on a real file system without room the save raises ENOSPC, and the old version and no more is there."""
-    if os.name != "posix" or os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("mounting a small tmpfs needs root and unshare")
-    (tmp_path / "before").write_bytes(BEFORE)
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    script = tmp_path / "script"
-    script.write_text(TMPFS_CHILD)
-    store = mounted / "sessions.json"
-    command = ["unshare", "-m", "sh", str(script), str(mounted), str(tmp_path / "before")]
-    child = [sys.executable, "-c", CHILD, str(store), "0"]
-    done = subprocess.run(
-        [*command, *child],
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        timeout=CHILD_TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    if b"permission denied" in done.stderr.lower() or b"not permitted" in done.stderr.lower():
-        pytest.skip(f"mounting is not permitted: {done.stderr.decode(errors='replace').strip()}")
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    assert json.loads(done.stdout) == {"error": ["OSError", 28], "sessions": 3, "same": True}
+def rows_between(mark: str) -> list[list[str]]:
+    """The cells of a table in the page, without its head."""
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    content, end, _ = rest.partition(f"<!-- /{mark} -->\n")
+    assert end, f"{PAGE.name} has no part called {mark}"
+    lines = [line for line in content.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-INJECTED = {
-    # what strace makes fail: what the operation must say, and which version must be there
-    "fsync:error=EIO:when=1": (["OSError", 5], 3),
-    "fsync:error=ENOSPC:when=1": (["OSError", 28], 3),
-    "fsync:error=EIO:when=2": (["UnknownOutcomeError", 5], 1),
-    "rename,renameat,renameat2:error=EXDEV:when=1": (["OSError", 18], 3),
-    "rename,renameat,renameat2:error=EACCES:when=1": (["PermissionError", 13], 3),
-    "write:error=EDQUOT:when=1": (["OSError", 122], 3),
-    "write:error=EINTR:when=1": (None, 1),
-    "flock:error=ENOLCK:when=1": (["OSError", 37], 3),
-}
+def test_the_documented_counts_are_those_of_today() -> None:
+    """The table of careless savers is what counting gives."""
+    counted = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in saver_table().splitlines()[2:]]
+    assert rows_between("savers") == counted
 
 
-@pytest.mark.promise("WRITE5")
-@pytest.mark.parametrize("injection", INJECTED)
-def test_errors_injected_by_the_kernel_surface_as_promised(injection: str, store_path: Path, tmp_path: Path) -> None:
-    """WRITE5: a real process whose system calls fail for real does what the simulated one does."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    trial = subprocess.run(
-        [strace, "-o", "/dev/null", "true"], capture_output=True, check=False, timeout=CHILD_TIMEOUT_S
-    )
-    if trial.returncode:
-        pytest.skip(f"strace may not trace here: {trial.stderr.decode(errors='replace').strip()}")
-    store_path.write_bytes(BEFORE)
-    log = tmp_path / "strace.log"
-    error, sessions = INJECTED[injection]
-    calls = injection.partition(":")[0]
-    report = outcome_of(
-        strace, "-f", "-qq", "-o", str(log), "-e", f"trace={calls}", "-e", f"inject={injection}", path=store_path
-    )
-    assert "(INJECTED)" in log.read_text(), "the call was never made"
-    report["left"].remove("strace.log")
-    assert report == {
-        "error": error,
-        "sessions": sessions,
-        "same": True,
-        "left": ["sessions.json", "sessions.json.flock"],
-    }
+def test_the_documented_ground_truth_is_what_the_models_allow_today() -> None:
+    """Each probe has its row, what was found is allowed, and what is said to be allowed is so today."""
+    rows = rows_between("ground truth")
+    assert len(rows) == len(PROBES)
+    for row, probe in zip(rows, PROBES, strict=True):
+        words = sorted({shown(outcome, probe) for outcome in allowed(probe)})
+        before = "no file" if probe.first else "a file"
+        assert [*row[:4], row[5]] == [
+            probe.program, before, probe.model.name, f"{probe.delay_s} s", "; ".join(words)
+        ]  # fmt: skip
+        found = [each.partition(" times ")[2] or each for each in row[4].split("; ")]
+        assert set(found) <= set(words), row
+
+
+def test_the_documented_failures_are_those_that_are_simulated_today() -> None:
+    """Each failure has its row, and what was found is what the simulation gives today."""
+    rows = rows_between("failures")
+    assert [row[0] for row in rows] == [str(probe) for probe in FAILURE_PROBES]
+    for row, probe in zip(rows, FAILURE_PROBES, strict=True):
+        assert row[2] == " or ".join(sorted(map(str, simulated(probe))))
+        assert row[1] in row[2].split(" or "), row

@@ -1,8 +1,8 @@
 """Power loss at every moment of many histories of the store: nothing that was acknowledged may be lost or torn.
 
 Goal: WRITE3 in four models of a file system. Method: histories run in the simulated machine, all states that a power
-loss may leave with at most one cut are enumerated, each distinct tree is booted, opened by a fresh process, saved to
-and compared; the states of that second save are judged again.
+loss may leave with at most one cut (two in deeper profiles) are enumerated, each distinct tree is booted, opened by a
+fresh process, saved to and compared; the states of that second save are judged again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.crashes import (
@@ -37,11 +37,7 @@ from storecheck.program import Operation, Program, process
 from storecheck.pytest_plugin import Evidence
 from storecheck.runner import Runner
 from storecheck.schedule import PreemptionBounded, RandomSchedules
-
-
-def cuts() -> int:
-    """How many changes are lost by choice: one in every run, two in the deeper profiles."""
-    return 1 if settings.get_current_profile_name() == "gate" else 2
+from tests.crash.depth import cuts, cuts_of_many
 
 
 def count(evidence: Evidence, report: CrashReport) -> None:
@@ -78,7 +74,7 @@ def check_recoveries(scenario: Scenario) -> CrashReport:
     total = CrashReport()
     seen = set()
     for model in MODELS:
-        for state in crash_states(recording, model, cuts=1):
+        for state in crash_states(recording, model, cuts=cuts_of_many()):
             tree = frozenset(state.tree.items())
             if tree in seen or oracle.judge(state) is not None:
                 continue
@@ -104,7 +100,7 @@ def crash_during_recovery(scenario: Scenario, state: CrashState) -> CrashReport:
     # The recovery makes no marks: until it is over, the version before is as good as the version after.
     oracle = Oracle(path=scenario.file, versions=[before, after], marks=["begin 1"])
     during = Recording(disk=recording.disk, events=(Marked(step=0, process=0, label="begin 1"), *recording.events))
-    return check(during, oracle, cuts=1)
+    return check(during, oracle, cuts=cuts_of_many())
 
 
 @pytest.mark.promise("WRITE3")
@@ -233,7 +229,7 @@ def test_crash_states_of_concurrent_writers_recover(
         oracle = Oracle(
             path="/".join(filter(None, ("store", directory, FILE))), versions=versions, marks=recording.marks()
         )
-        report = check(recording, oracle, cuts=1)
+        report = check(recording, oracle, cuts=cuts_of_many())
         evidence.add(schedules=1)
         count(evidence, report)
         assert not report.failures, f"{report}\nschedule {execution.choices}"

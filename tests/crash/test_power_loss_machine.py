@@ -19,6 +19,7 @@ from storecheck.crash import MODELS, CrashState, Disk, Entry, Recording, crash_s
 from storecheck.crash.recording import BOOT_TAKES_NS
 from storecheck.machine import MOUNT, Machine, Process
 from storecheck.pytest_plugin import Evidence
+from tests.crash.depth import cuts_of_many
 
 LATEST_STATES = 64
 """States that a loss is drawn from, the latest of the run first: what is lost early was looked at before."""
@@ -111,7 +112,7 @@ class PowerLossMachine(RuleBasedStateMachine):
         events = tuple(self.machine.trace or [])
         recording = Recording(disk=self.disk, events=events)
         first = len(events) if first_event is None else first_event
-        states = list(crash_states(recording, model, cuts=1, first_event=first))[-LATEST_STATES:]
+        states = list(crash_states(recording, model, cuts=cuts_of_many(), first_event=first))[-LATEST_STATES:]
         self.evidence.add(crash_states=1)
         # Shrinks to the latest crash with the fewest cuts.
         return states[len(states) - 1 - data.draw(st.integers(0, len(states) - 1), label="state from the end")]
