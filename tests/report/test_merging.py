@@ -15,6 +15,7 @@ from storecheck.cli import main
 from storecheck.report.document import Run, dumps, load
 from storecheck.report.merging import MergeError, exit_status, keep, merge
 from storecheck.report.plugin import ShardChoice, parse_shard, seed_of, shard_of_ci
+from storecheck.verdict import PromiseVerdict
 from tests.report.making import GOLDEN
 
 
@@ -26,6 +27,24 @@ def shard(index: int, count: int = 3, *, mutant: str | None = None) -> Run:
     part = replace(part, job="search", seed=f"{index:016x}")
     examples = tuple(replace(each, shards=(index,)) for each in run.examples) if failed else ()
     return replace(run, shards=(part,), examples=examples, figures={"schedules": 100})
+
+
+KEPT = PromiseVerdict(
+    id="SNAP1",
+    title="an old base overwrites nothing",
+    text="An update keeps what others wrote.",
+    outcome="passed",
+    tests=("test_x.py::test_x",),
+    tests_passed=1,
+    tests_failed=0,
+    tests_skipped=0,
+    tests_unfinished=0,
+    evidence={"steps": 7},
+    mutants_killed=(),
+    mutants_survived=(),
+    mutants_untried=(),
+    failures=(),
+)
 
 
 def with_shard(run: Run, **changes: Any) -> Run:
@@ -121,7 +140,7 @@ def test_runs_are_kept_and_compared(tmp_path: Path) -> None:
     for day, found in enumerate(("B76", None, "B76"), start=1):
         began = f"2026-01-0{day}T00:00:00+00:00"
         run = replace(shard(1, 1, mutant=found), started_at=began, figures={"schedules": 100 * day})
-        run = replace(run, examples=tuple(replace(each, first_seen="") for each in run.examples))
+        run = replace(run, promises=(KEPT,), examples=tuple(replace(each, first_seen="") for each in run.examples))
         status, output = merged(write(tmp_path / str(day), run), "--keep", str(history))
         assert (status, "Kept: " in output) == (1 if found else 0, True)
     last = load(tmp_path / "3" / "out" / "run.json")
