@@ -14,6 +14,7 @@ import collections
 import contextlib
 import errno
 import itertools
+import operator
 import os
 import stat
 import sys
@@ -32,6 +33,8 @@ _COARSE_WINDOWS_NS = ((1_000_000_000, 4_000_000_000), (10_000_000, 200_000_000))
 """(multiple, extra window): stamps that are whole seconds come from a file system that keeps 1 s or 2 s (FAT, HFS+),
 whole hundredths perhaps from one that keeps 10 ms to 100 ms. Two of its ticks are added. Fine stamps look like that
 by chance once in ten million times, which costs a read and nothing else."""
+
+_COMPARED_CHUNKS = 8  # read at a time when comparing; with the file's pages they still fit a processor's cache
 
 MAX_UNSTABLE_READS = 16  # attempts to read a file that a program keeps rewriting in place
 _RENAME_ATTEMPTS = 20  # on Windows a rename fails while a reader has the file open, which takes milliseconds
@@ -223,13 +226,27 @@ class OpenFile:
         if identity.size_bytes != content.size_bytes:
             return None
         os.lseek(self.descriptor, 0, os.SEEK_SET)
-        descriptor = self.descriptor
-        for chunk in content.chunks:
-            if os.read(descriptor, len(chunk)) != chunk:
-                # Also if a read returned less than it could, which costs work but nothing else.
-                return None
+        if not self._goes_on_with(content.chunks):
+            return None
         # Changed during the comparison: whether it was ever equal as a whole is unknown, so the answer is no.
         return self._version(identity) if self.identity() == identity else None
+
+    def _goes_on_with(self, chunks: Sequence[bytes]) -> bool:
+        """Whether the next bytes are these. False also if the system returned less than it could: costs only work."""
+        if len(chunks) == 1 or sys.platform == "win32":
+            return all(os.read(self.descriptor, len(chunk)) == chunk for chunk in chunks)
+        # Several chunks a call, into the same memory again and again: takes a quarter less than a call for each.
+        memory = [bytearray() for _ in range(_COMPARED_CHUNKS)]
+        for first in range(0, len(chunks), _COMPARED_CHUNKS):
+            expected = chunks[first : first + _COMPARED_CHUNKS]
+            memory = [
+                old if len(old) == len(chunk) else bytearray(len(chunk))
+                for old, chunk in zip(memory, expected, strict=False)
+            ]
+            # A short read would leave earlier bytes in the memory, which may be the expected ones.
+            if os.readv(self.descriptor, memory) != sum(map(len, expected)) or any(map(operator.ne, memory, expected)):
+                return False
+        return True
 
 
 def resolve(path: str) -> str:

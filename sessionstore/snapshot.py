@@ -85,6 +85,10 @@ class KeyTable:
 _POSITION_BYTES = 32  # lengths, offset and time of one entry; at most four numbers of 8 bytes
 
 
+_BLOCK = 16
+"""Places between two whose offset is kept: adding up the lengths of a few is cheaper than keeping all offsets right."""
+
+
 @dataclass(slots=True, eq=False)
 class Index:
     """Where the entries of one version are. Immutable but for offsets that are computed when first needed.
@@ -102,7 +106,7 @@ class Index:
     value_lengths: array.array[int]
     frame: tuple[array.array[int], array.array[int]] | None
     updated_at: array.array[float]
-    _starts: list[int] | None = None
+    _blocks: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.key_lengths)
@@ -112,28 +116,46 @@ class Index:
         """What keeping the positions counts against the cache's limit."""
         return self.table.cost_bytes
 
-    def value_starts(self) -> list[int]:
-        """Byte offset of each entry."""
-        starts = self._starts
-        if starts is None:
-            if self.frame is None:
-                before = map((_LEAD_BYTES + len(_GAP)).__add__, self.key_lengths)
-            else:
-                leads, gaps = self.frame
-                before = map(operator.add, map(operator.add, leads, self.key_lengths), gaps)
-            after = itertools.chain((0,), self.value_lengths)
-            starts = self._starts = list(itertools.accumulate(map(operator.add, after, before)))
-        return starts
+    def blocks(self) -> list[int]:
+        """Byte offset of what is before every `_BLOCK`th key. Not to be changed."""
+        blocks = self._blocks
+        if blocks is None:
+            whole_blocks = range(0, len(self) - len(self) % _BLOCK, _BLOCK)
+            sizes = (self._size_bytes(first, first + _BLOCK) for first in whole_blocks)
+            blocks = self._blocks = list(itertools.accumulate(sizes, initial=0))
+        return blocks
 
-    def span(self, ordinal: int) -> tuple[int, int]:
-        """Where an entry begins and ends."""
-        start = self.value_starts()[ordinal]
-        return start, start + self.value_lengths[ordinal]
+    def _size_bytes(self, first: int, end: int) -> int:
+        """Bytes of a run of places, each with what is before its key."""
+        own = sum(self.key_lengths[first:end]) + sum(self.value_lengths[first:end])
+        if self.frame is None:
+            return own + (_LEAD_BYTES + len(_GAP)) * (end - first)
+        leads, gaps = self.frame
+        return own + sum(leads[first:end]) + sum(gaps[first:end])
+
+    def _around_key(self, ordinal: int) -> tuple[int, int]:
+        return (_LEAD_BYTES, len(_GAP)) if self.frame is None else (self.frame[0][ordinal], self.frame[1][ordinal])
 
     def key_start(self, ordinal: int) -> int:
         """Where an entry's key begins."""
-        gap = len(_GAP) if self.frame is None else self.frame[1][ordinal]
-        return self.value_starts()[ordinal] - gap - self.key_lengths[ordinal]
+        first = ordinal - ordinal % _BLOCK
+        return self.blocks()[ordinal // _BLOCK] + self._size_bytes(first, ordinal) + self._around_key(ordinal)[0]
+
+    def span(self, ordinal: int) -> tuple[int, int]:
+        """Where an entry begins and ends."""
+        start = self.key_start(ordinal) + self.key_lengths[ordinal] + self._around_key(ordinal)[1]
+        return start, start + self.value_lengths[ordinal]
+
+    def derive_blocks(self, old: Index, changed: Sequence[int]) -> None:
+        """Take over what `old` knows of where places are. This frame is canonical; lengths differ at `changed` only."""
+        if old.frame is not None:
+            return
+        blocks = old.blocks()
+        grown = [0] * (len(blocks) + 1)
+        for ordinal in changed:
+            now = self.key_lengths[ordinal] + self.value_lengths[ordinal]
+            grown[ordinal // _BLOCK + 1] += now - old.key_lengths[ordinal] - old.value_lengths[ordinal]
+        self._blocks = list(map(operator.add, blocks, itertools.accumulate(grown)))
 
 
 def parse(path: str, content: Content | bytes) -> Index:
@@ -176,9 +198,8 @@ def _parse_between(
 ) -> Index | None:
     """The index of `content`, of which `common` bytes at the beginning and end are as before; None if in doubt."""
     prefix, suffix = common
-    starts = old.value_starts()
     # Entries that end inside the common prefix: an object that is closed cannot be continued by what follows.
-    kept_before = bisect.bisect_right(range(len(old)), prefix, key=lambda n: starts[n] + old.value_lengths[n])
+    kept_before = bisect.bisect_right(range(len(old)), prefix, key=lambda ordinal: old.span(ordinal)[1])
     kept_from = bisect.bisect_left(range(len(old)), old_content.size_bytes - suffix, key=old.key_start)
     kept_from = max(kept_from, kept_before)
     begin = 0 if kept_before == 0 else old.span(kept_before - 1)[1]
@@ -405,10 +426,10 @@ class _Parser:
 
     def refuse_duplicate(self) -> None:
         seen: set[str] = set()
-        starts = self.index().value_starts()
+        index = self.index()
         for ordinal, key in enumerate(self.keys):
             if key in seen:
-                raise self.corrupt(starts[ordinal], f"duplicate session key {key!r}")
+                raise self.corrupt(index.span(ordinal)[0], f"duplicate session key {key!r}")
             seen.add(key)
 
 
@@ -598,9 +619,6 @@ class _Composer:
         self.key_lengths = array.array("I")
         self.value_lengths = array.array("I")
         self.updated_at = array.array("d")
-        self.keys: list[str] = []
-        self.starts: list[int] = []
-        self.end = 0
 
     def composed(self) -> Snapshot:
         for part in self.parts:
@@ -608,50 +626,71 @@ class _Composer:
                 self.write(part)
             else:
                 self.keep(part.start, part.stop)
-        content = self.finished()
-        keys = tuple(self.keys)
-        table = self.old.index.table if keys == self.old.index.table.keys else KeyTable.of(keys)
-        index = Index(table, self.key_lengths, self.value_lengths, None, self.updated_at, self.starts)
+        content, changed = self.finished(), self.changed_places()
+        index = Index(self.table(changed), self.key_lengths, self.value_lengths, None, self.updated_at)
+        if changed is not None:
+            index.derive_blocks(self.old.index, changed)
         return Snapshot(self.old.path, content, index, self.digest(content))
+
+    def changed_places(self) -> list[int] | None:
+        """The places with new content, if there are the same keys in the same order as before; else None."""
+        keys = self.old.index.table.keys
+        changed: list[int] = []
+        place = 0
+        for part in self.parts:
+            if isinstance(part, Change):
+                if keys[place : place + 1] != (part.key,):
+                    return None
+                changed.append(place)
+                place += 1
+            elif part.start == place:
+                place = part.stop
+            else:
+                return None
+        return changed if place == len(keys) else None
+
+    def table(self, changed: list[int] | None) -> KeyTable:
+        old = self.old.index.table
+        if changed is not None:
+            return old
+        runs = ((part.key,) if isinstance(part, Change) else old.keys[part.start : part.stop] for part in self.parts)
+        return KeyTable.of(tuple(itertools.chain.from_iterable(runs)))
 
     def keep(self, first: int, end: int) -> None:
         """Keep a run of places as it is: in a canonical frame also what is between them."""
         index = self.old.index
         if index.frame is None:
             begin, stop = index.key_start(first), index.span(end - 1)[1]
-            self.written.append(self.lead())
+            if bool(first) == bool(self.written):
+                # What leads to the run is as it was, and stays with it: whole chunks can be shared.
+                begin -= _LEAD_BYTES
+            else:
+                self.written.append(self.lead())
             self.written.append(Slice(self.content, begin, stop))
-            moved = self.end + _LEAD_BYTES - begin
-            starts = index.value_starts()[first:end]
-            self.starts += [start + moved for start in starts] if moved else starts
-            self.end = stop + moved
         else:
             for ordinal in range(first, end):
                 key_start = index.key_start(ordinal)
-                start, stop = index.span(ordinal)
                 key = self.content.slice(key_start, key_start + index.key_lengths[ordinal])
-                self.add(key + _GAP + self.content.slice(start, stop), value_bytes=stop - start)
+                self.written.append(self.lead() + key + _GAP + self.content.slice(*index.span(ordinal)))
         self.key_lengths += index.key_lengths[first:end]
         self.value_lengths += index.value_lengths[first:end]
         self.updated_at += index.updated_at[first:end]
-        self.keys += index.table.keys[first:end]
 
     def write(self, change: Change) -> None:
-        self.add(b"".join((change.key_bytes, _GAP, change.value)), value_bytes=len(change.value))
+        self.written.append(b"".join((self.lead(), change.key_bytes, _GAP, change.value)))
         self.key_lengths.append(len(change.key_bytes))
         self.value_lengths.append(len(change.value))
         self.updated_at.append(change.updated_at)
-        self.keys.append(change.key)
-
-    def add(self, member: bytes, *, value_bytes: int) -> None:
-        self.written.append(self.lead() + member)
-        self.end += _LEAD_BYTES + len(member)
-        self.starts.append(self.end - value_bytes)
 
     def lead(self) -> bytes:
         return _SEPARATOR if self.written else _OPEN
 
     def finished(self) -> Content:
+        """All that was written, and the end of the file."""
+        last = self.written[-1] if self.written else None
+        kept_end = self.content.size_bytes - len(_CLOSE)
+        if isinstance(last, Slice) and self.old.index.frame is None and last.end == kept_end:
+            return Content.assembled((*self.written[:-1], Slice(self.content, last.start, self.content.size_bytes)))
         return Content.assembled((*self.written, _CLOSE if self.written else _EMPTY))
 
     def digest(self, content: Content) -> ContentDigest | None:

@@ -7,14 +7,15 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sessionstore import CorruptStoreError, SessionStore, Settings, files
-from sessionstore.content import CHUNK_BYTES
+from sessionstore.content import CHUNK_BYTES, Content
 
 QUIET = Settings(maintenance_mode="off", lock_timeout_s=0.0)
 OVERSIZED = Settings(maintenance_mode="off", lock_timeout_s=0.0, object_cache_max_bytes=1000)
@@ -29,17 +30,20 @@ def two_chunks(letter: str) -> bytes:
 
 
 def after_first_read(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
-    """Call `then` once, after the next `os.read`."""
-    real = os.read
+    """Call `then` once, after the next read."""
     pending = [then]
 
-    def read(descriptor: int, size_bytes: int) -> bytes:
-        found = real(descriptor, size_bytes)
-        if pending:
-            pending.pop()()
-        return found
+    def followed(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(descriptor: int, wanted: object) -> Any:
+            found = real(descriptor, wanted)
+            if pending:
+                pending.pop()()
+            return found
 
-    monkeypatch.setattr(os, "read", read)
+        return read
+
+    for name in ("read", "readv"):
+        monkeypatch.setattr(os, name, followed(getattr(os, name)))
 
 
 def rewrite(path: Path, raw: bytes) -> None:
@@ -61,6 +65,44 @@ def test_a_base_is_not_reused_if_the_file_changed_while_it_was_compared(
     after_first_read(monkeypatch, lambda: rewrite(store_path, changed))
     done = store.update(lambda draft: draft["a"]["text"][:4], base=base)
     assert (done.result, done.reused) == ("yyyx", False)
+
+
+MANY_CHUNKS = Content(bytes([65 + number]) * (100 + number % 3) for number in range(26))
+"""More chunks, of several lengths, than are compared at a time."""
+
+
+@pytest.mark.promise("SNAP2")
+def test_a_difference_in_any_chunk_is_found(tmp_path: Path) -> None:
+    """A file is a base's version only if every byte of it is; where the difference is does not matter."""
+    raw = MANY_CHUNKS.joined()
+    path = tmp_path / "sessions.json"
+    path.write_bytes(raw)
+    with files.OpenFile(str(path)) as file:
+        assert file.holds(MANY_CHUNKS) is not None
+    for place in range(0, len(raw), 50):
+        path.write_bytes(raw[:place] + b"!" + raw[place + 1 :])
+        with files.OpenFile(str(path)) as file:
+            assert file.holds(MANY_CHUNKS) is None, place
+
+
+@pytest.mark.promise("SNAP2")
+@pytest.mark.skipif(not hasattr(os, "readv"), reason="this system has no readv(2)")
+def test_what_a_short_read_left_out_is_not_taken_for_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that a read did not deliver count as a difference, also if equal ones were read before them."""
+    same = Content([b"x" * 100] * 20)
+    path = tmp_path / "sessions.json"
+    path.write_bytes(same.joined())
+    calls: list[int] = []
+    real = os.readv
+
+    def readv(descriptor: int, buffers: Sequence[bytearray]) -> int:
+        calls.append(len(buffers))
+        return real(descriptor, buffers if len(calls) == 1 else buffers[:-1])
+
+    monkeypatch.setattr(os, "readv", readv)
+    with files.OpenFile(str(path)) as file:
+        assert file.holds(same) is None
+    assert len(calls) == 2
 
 
 @pytest.mark.promise("CACHE6", "WRITE2")

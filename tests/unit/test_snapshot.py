@@ -6,8 +6,10 @@ stores in random layouts, random edits of their bytes, against a parse from scra
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -57,6 +59,11 @@ def foreign(sessions: dict[str, Any], indent: int | None, ensure_ascii: bool, ar
     """The bytes that another program would write."""
     text = around + json.dumps(sessions, indent=indent, ensure_ascii=ensure_ascii) + around
     return text.encode("utf-8", "backslashreplace")
+
+
+def json_of(sessions: dict[str, Any]) -> bytes:
+    """The bytes that the standard library would write."""
+    return foreign(sessions, None, True, "")
 
 
 layouts = st.one_of(
@@ -347,6 +354,37 @@ def test_the_digest_of_a_large_file_follows_every_kind_of_change(data: Any) -> N
             return
         assert snapshot.digest is not None
         assert snapshot.digest.matches(Content.of(snapshot.raw or b""))
+
+
+@pytest.mark.promise("WRITE7")
+@given(st.sampled_from([canonical, json_of]), st.lists(st.tuples(st.integers(0, 39), st.integers(0, 300)), max_size=4))
+def test_places_are_known_in_a_store_of_many_entries(
+    layout: Callable[[dict[str, Any]], bytes], grown: list[tuple[int, int]]
+) -> None:
+    """After entries became longer or shorter, every entry and key is found where a fresh parse finds it."""
+    sessions = {f"s{number}": {"pad": "x" * (number * 7 % 40)} for number in range(40)}
+    snapshot = snapshot_of(layout(sessions))
+    for place, length in grown:
+        change = Change.of(f"s{place}", {"pad": "y" * length})
+        snapshot = compose(snapshot, parts_of(snapshot, {place: change}))
+        assert snapshot.raw is not None
+        assert described(snapshot.raw, snapshot.index) == described(snapshot.raw, parse("s", snapshot.raw))
+
+
+@pytest.mark.promise("WRITE7", "CACHE3")
+@pytest.mark.parametrize("changed", [0, 17, 39])
+def test_a_version_shares_the_chunks_that_a_change_did_not_touch(changed: int) -> None:
+    """Of many chunks, the first and the last included, only those that a changed entry lies in are made anew."""
+    sessions = {f"s{number}": {"pad": chr(65 + number) * 20_000} for number in range(40)}
+    old = snapshot_of(canonical(sessions))
+    new = compose(old, parts_of(old, {changed: Change.of(f"s{changed}", {"pad": "!" * 20_000})}))
+    assert old.content is not None
+    assert new.content is not None
+    shared = {id(chunk) for chunk in old.content.chunks} & {id(chunk) for chunk in new.content.chunks}
+    start, end = old.index.span(changed)
+    chunk_starts = itertools.accumulate(map(len, old.content.chunks), initial=0)
+    touched = sum(first < end and start < last for first, last in itertools.pairwise(chunk_starts))
+    assert len(shared) == len(old.content.chunks) - touched
 
 
 @pytest.mark.promise("READ2")
