@@ -7,6 +7,7 @@ import configparser
 import email
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -64,6 +65,59 @@ def test_the_wheel_ships_the_store_and_the_verifier_only(wheel: zipfile.ZipFile)
         "sessionstore/store.py",
         "storecheck/pytest_plugin.py",
     } <= set(packages)
+
+
+def test_the_wheel_has_every_file_of_its_packages(wheel: zipfile.ZipFile) -> None:
+    """Templates, style sheets and schemas are shipped like modules: a report needs them at run time."""
+    sources = {
+        str(path.relative_to(ROOT))
+        for package in ("sessionstore", "storecheck")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    assert {Path(name).suffix for name in sources} > {".py", ".json", ".j2", ".css"}
+    assert {name for name in wheel.namelist() if ".dist-info/" not in name} == sources
+
+
+def test_the_wheel_alone_makes_reports(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """With nothing of this tree but the wheel, the commands merge a shard and write every format."""
+    site, shards, report = tmp_path / "site", tmp_path / "shards", tmp_path / "report"
+    wheel.extractall(site)
+    shards.mkdir()
+    shutil.copyfile(ROOT / "tests/report/golden/B76.json", shards / "run.json")
+    script = """
+import sys
+import sessionstore, storecheck.cli
+for module in (sessionstore, storecheck.cli):
+    assert module.__file__.startswith(sys.argv[1]), module.__file__
+sys.argv[:2] = ["storecheck"]
+storecheck.cli.main()
+"""
+
+    def storecheck(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script, str(site), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=SCRIPT_TIMEOUT_S,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+        )
+
+    done = storecheck("merge", "shards", "-o", "report")
+
+    assert done.returncode == 1, done.stderr  # the shard found a bug
+    assert {path.name for path in report.iterdir()} == {
+        "run.json",
+        "report.html",
+        "summary.md",
+        "junit.xml",
+        "codequality.json",
+    }
+    assert "<!doctype html>" in (report / "report.html").read_text(encoding="utf-8")
+    assert storecheck("open", "nowhere").returncode == 2
 
 
 def test_the_wheel_offers_both_commands_and_the_plugin(wheel: zipfile.ZipFile) -> None:
@@ -149,6 +203,10 @@ echo "tox $*" >> "$TRACE"
 printf '%b' "$TOX_OUTPUT"
 exit "$TOX_STATUS"
 """
+FAKE_APT = """#!/bin/bash
+echo "apt-get $*" >> "$TRACE"
+exit 100
+"""
 
 SUMMARY = "============================== 2 passed in 0.10s ==============================="
 
@@ -162,17 +220,17 @@ class FakeClone:
         self.fakes = directory / "bin"
         (self.clone / ".ci").mkdir(parents=True)
         self.fakes.mkdir()
-        for name, source in (("python3", FAKE_PYTHON), ("tox", FAKE_TOX)):
+        for name, source in (("python3", FAKE_PYTHON), ("tox", FAKE_TOX), ("apt-get", FAKE_APT)):
             (self.fakes / name).write_text(source, encoding="utf-8")
             (self.fakes / name).chmod(0o755)
         (self.clone / ".ci/run").write_bytes((ROOT / ".ci/run").read_bytes())
         (self.clone / "README.md").write_bytes((ROOT / "README.md").read_bytes())
 
-    def run(self, *, output: str, status: int) -> subprocess.CompletedProcess[str]:
-        """Run CI with a tox that prints `output` and exits with `status`."""
+    def run(self, *, output: str, status: int, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+        """Run CI with a tox that prints `output` and exits with `status`, and with the other programs of `path`."""
         environment = {
             **os.environ,
-            "PATH": f"{self.fakes}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{self.fakes}{os.pathsep}{path}",
             "FAKES": str(self.fakes),
             "TRACE": str(self.trace),
             "TOX_OUTPUT": output,
@@ -193,7 +251,8 @@ class FakeClone:
     @property
     def commands(self) -> list[str]:
         """What was run, one command a line, after the private environment was made."""
-        return self.trace.read_text(encoding="utf-8").splitlines()[1:]
+        lines = self.trace.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if not line.startswith("apt-get")][1:]
 
 
 @pytest.fixture
@@ -222,6 +281,24 @@ def test_ci_runs_the_command_of_the_readme(fake_clone: FakeClone) -> None:
 def test_ci_fails_when_tests_fail_or_did_not_run(fake_clone: FakeClone, output: str, status: int) -> None:
     """A failing command fails CI, and so does one that succeeds without having run a test."""
     assert fake_clone.run(output=output, status=status).returncode != 0
+
+
+def test_ci_goes_on_without_packages_that_cannot_be_installed(fake_clone: FakeClone, tmp_path: Path) -> None:
+    """On a machine that lacks the programs of some tests and has no packages either, CI says so and runs the tests."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for program in ("bash", "dirname", "sed", "grep", "mktemp", "rm", "mkdir", "cp", "tee", "tail", "timeout", "id"):
+        found = shutil.which(program)
+        assert found is not None
+        (bare / program).symlink_to(found)
+
+    done = fake_clone.run(output=f"{SUMMARY}\\n", status=0, path=str(bare))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == SUMMARY
+    if os.geteuid() == 0:
+        missing = "strace e2fsprogs redis-server zsh fish"
+        assert f"could not be installed: {missing}" in done.stderr
 
 
 def test_ci_refuses_a_readme_without_its_command(fake_clone: FakeClone) -> None:
