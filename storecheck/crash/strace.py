@@ -142,6 +142,7 @@ class _Reader:
             "openat": self._open,
             "open": self._open,
             "write": self._write,
+            "pwrite64": self._pwrite,
             "writev": self._writev,
             "ftruncate": self._truncate,
             "fsync": self._sync,
@@ -244,8 +245,16 @@ class _Reader:
         if not self._is_ours(path):
             return
         number = int(call.arguments[0].partition("<")[0])
-        serial, offset = self._serials[path], self._positions[number]
+        offset = self._positions[number]
         self._positions[number] = offset + len(content)
+        self._put(self._serials[path], offset, content)
+
+    def _pwrite(self, call: _Call) -> None:
+        path = call.path_of_descriptor(0)
+        if self._is_ours(path):
+            self._put(self._serials[path], int(call.arguments[3]), call.content(1)[: call.result])
+
+    def _put(self, serial: int, offset: int, content: bytes) -> None:
         self._sizes[serial] = max(self._sizes[serial], offset + len(content))
         self.events.append(Written(step=0, process=0, serial=serial, offset=offset, content=content))
 

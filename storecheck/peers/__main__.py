@@ -35,12 +35,7 @@ def main(names: tuple[str, ...], out: Path | None) -> None:
     if out is not None:
         for path in write_counterexamples(found, out):
             click.echo(f"storecheck replay {path}", err=True)
-    doubtful = [
-        finding
-        for findings in found.values()
-        for finding in findings
-        if finding.confirmation is not None and not finding.confirmation.confirmed
-    ]
+    doubtful = any(finding.is_doubtful for findings in found.values() for finding in findings)
     raise SystemExit(1 if missing or doubtful else 0)
 
 

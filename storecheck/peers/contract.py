@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ FIRST: Final[Mapping[str, str]] = {SESSIONS[0]: "first-version-which-is-longer-t
 """What every run begins with."""
 
 CHECK_PATH: Final = f"{__name__}:keeps_contract"
+
+_AFTERWARDS: Final = "written afterwards"
 
 _NAMES: Final = {"update": "set", "load": "load", "save": "save"}
 
@@ -51,13 +54,38 @@ def first_files(path: str) -> dict[str, bytes]:
         return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
 
 
+def written_to_again(path: str, files: Mapping[str, bytes]) -> str | None:
+    """What is wrong when the store is opened anew on these files, and updated; or None."""
+    with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
+        plant(directory, files)
+        adapter = None
+        try:
+            adapter = factory_at(path)(directory)
+            found: dict[str, str] = adapter.load()
+            adapter.update(SESSIONS[1], _AFTERWARDS)
+            after = adapter.load()
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, it could not go on
+            return f"the next writer cannot go on: {type(error).__name__}: {error}".replace(directory, "…")
+        finally:
+            if adapter is not None:
+                adapter.close()
+    if after != {**found, SESSIONS[1]: _AFTERWARDS}:
+        return f"the store held {found}, and {after} after one more update"
+    return None
+
+
+def plant(directory: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a store."""
+    for name, content in files.items():
+        target = Path(directory, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
 def left_in(path: str, files: Mapping[str, bytes]) -> Call:
     """What the adapter loads from these files."""
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
-        for name, content in files.items():
-            target = Path(directory, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+        plant(directory, files)
         adapter = factory_at(path)(directory)
         try:
             return Call(name="load", result=adapter.load())
@@ -69,8 +97,6 @@ def left_in(path: str, files: Mapping[str, bytes]) -> Call:
 
 def in_terms_of_sessions(history: History) -> History:
     """The history as `versioned_map` understands it."""
-    from dataclasses import replace
-
     return replace(
         history,
         operations=tuple(
@@ -83,8 +109,25 @@ def in_terms_of_sessions(history: History) -> History:
 def keeps_contract(execution: Execution) -> str | None:
     """What is wrong with a run of an adapter, or None."""
     path = execution.program.adapter
-    problem = unexpected_error(in_terms_of_sessions(execution.history()), path, faulty=bool(execution.faults))
-    return problem or judge_history(execution.history(), path, execution.files())
+    history = execution.history()
+    problem = unexpected_error(in_terms_of_sessions(history), path, faulty=bool(execution.faults))
+    if execution.faults:
+        history = _with_doubts(history)
+    problem = problem or judge_history(history, path, execution.files())
+    if problem is None and "killed" in execution.ends:
+        problem = written_to_again(path, execution.files())
+    return problem
+
+
+def _with_doubts(history: History) -> History:
+    """The history in which whatever was reported as failed may have happened: the old or the new state is right."""
+    return replace(
+        history,
+        operations=tuple(
+            replace(each, call=replace(each.call, outcome="unknown")) if each.call.outcome == "raised" else each
+            for each in history.operations
+        ),
+    )
 
 
 def unexpected_error(history: History, path: str, *, faulty: bool) -> str | None:

@@ -3,7 +3,7 @@
 Each promise has small programs, whose schedules (and kills, and failing calls) are searched; a failure is minimised and
 replayed call by call on a real disk, and only then is the promise called broken by a confirmed counterexample. Stores
 that do their input and output in C are raced by real processes instead, which can break a promise and cannot keep
-it: the report says which of the two was done. Power loss is not examined here.
+it: the report says which of the two was done. For power loss see `power`: all stores can be examined for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from storecheck.counterexample import Counterexample, from_failure
+from storecheck.crash import MODELS
 from storecheck.explore import Exploration, explore
 from storecheck.machine import MachineParameters
 from storecheck.peers.contract import (
@@ -26,12 +27,14 @@ from storecheck.peers.contract import (
     keeps_contract,
     unexpected_error,
 )
+from storecheck.peers.power import VERSIONS, NotRecordedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
 from storecheck.processes import Confirmation, Race, Team, confirm, run_race
 from storecheck.program import Operation, ProcessProgram, Program, process
 from storecheck.runner import NoEvidence, Runner
 from storecheck.schedule import Fault, PreemptionBounded
 from storecheck.schedule.faults import PendingCall
+from storecheck.syscalls import NotSimulated
 
 Outcome = Literal["kept", "BROKEN", "not examined"]
 
@@ -42,6 +45,9 @@ SEARCH_EXECUTIONS: Final = 1_500
 RACES: Final = 3
 RACERS: Final = 4
 RACE_KILLS: Final = 4
+RACE_OPERATIONS: Final = 40
+"""Updates of each process: enough that even a fast store's processes meet."""
+
 FAILING_CALLS_MAX: Final = 200
 ERRORS: Final = ("ENOSPC", "EIO")
 CALLS_THAT_FAIL: Final = frozenset(
@@ -60,6 +66,7 @@ class Finding:
         evidence: how far was looked, or what broke.
         counterexample: the minimal schedule that breaks it, or None: from a race there is none.
         confirmation: what real processes say of it.
+        power: the disk that a power loss may leave on which the store has lost something, or None.
     """
 
     promise: PromiseName
@@ -68,6 +75,14 @@ class Finding:
     evidence: str
     counterexample: Counterexample | None = None
     confirmation: Confirmation | None = None
+    power: PowerLoss | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether real processes were asked, and did not do what the simulation says."""
+        if self.power is not None:
+            return self.power.confirmed is False
+        return self.confirmation is not None and not self.confirmation.confirmed
 
 
 def update(process_number: int, number: int = 0, *, session: str = SESSIONS[0]) -> Operation:
@@ -78,15 +93,20 @@ def update(process_number: int, number: int = 0, *, session: str = SESSIONS[0]) 
 LOAD: Final = Operation("load")
 
 
-def _programs(promise: PromiseName) -> Iterator[tuple[tuple[ProcessProgram, ...], int]]:
-    """(processes, kills) of each program that is searched for a promise."""
+def _programs(promise: PromiseName, *, alone: bool) -> Iterator[tuple[tuple[ProcessProgram, ...], int]]:
+    """(processes, kills) of each program that is searched for a promise.
+
+    `alone`: only one process writes, because the store does not say that several may.
+    """
     if promise == "updates":
         yield (process(update(1)), process(update(2))), 0
         yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 0
     elif promise == "reads":
         yield (process(update(1)), process(LOAD)), 0
     elif promise == "kills":
-        yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 1
+        yield (process(update(1)),), 1
+        if not alone:
+            yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 1
 
 
 def examine(path: str, *, transform: Any = None) -> list[Finding]:
@@ -101,7 +121,12 @@ def examine(path: str, *, transform: Any = None) -> list[Finding]:
     findings = []
     for name in PROMISES:
         promise: PromiseName = name  # type: ignore[assignment]
-        finding = _by_race(path, promise, reason) if reason else _by_search(path, promise, transform)
+        if promise == "power":
+            finding = _by_states(path, simulated=not reason, transform=transform)
+        elif reason:
+            finding = _by_race(path, promise, reason)
+        else:
+            finding = _by_search(path, promise, transform)
         findings.append(replace(finding, promised=promise in promised))
     return findings
 
@@ -129,7 +154,8 @@ def _searches(path: str, promise: PromiseName, transform: Any) -> Iterator[Explo
         for faults in _failing_calls(program, transform):
             yield _explore(program, PreemptionBounded(0), transform, faults=faults)
         return
-    for processes, kills in _programs(promise):
+    alone = "updates" not in adapter_promises(factory_at(path))
+    for processes, kills in _programs(promise, alone=alone):
         # A kill can meet every call: with it, fewer preemptions are searched to the end.
         strategy = PreemptionBounded(1 if kills else PREEMPTIONS)
         program = Program(adapter=path, files=files, processes=processes, kills=kills, machine=MACHINE)
@@ -200,7 +226,7 @@ def _broken(promise: PromiseName, result: Exploration, transform: Any) -> Findin
 
 def workload(worker: int, thread: int, seed: int) -> Iterable[Operation]:
     """Updates of two sessions that all processes share, and loads between them."""
-    for number in range(10):
+    for number in range(RACE_OPERATIONS):
         yield update(worker, seed * 100 + thread * 50 + number, session=SESSIONS[number % 2])
         if number % 3 == 0:
             yield LOAD
@@ -212,12 +238,13 @@ def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
         return Finding(promise=promise, promised=False, outcome="not examined", evidence=why)
     kills = RACE_KILLS if promise == "kills" else 0
     racers = Team(adapter=path, workload=f"{__name__}:workload", workers=RACERS)
-    operations = met = 0
+    operations = met = killed = 0
     for seed in range(RACES):
         race = Race(teams=(racers,), files=first_files(path), kills=kills, seed=seed)
         result = run_race(race)
         operations += len(result.history.operations)
         met += result.met["overlaps"]
+        killed += result.met["kills"]
         problem = "; ".join(result.stuck)
         problem = problem or unexpected_error(in_terms_of_sessions(result.history), path, faulty=False) or ""
         problem = problem or judge_history(result.history, path, result.files) or ""
@@ -225,7 +252,28 @@ def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
             evidence = f"race {seed + 1} of real processes ({reason}): {problem}"
             return Finding(promise=promise, promised=False, outcome="BROKEN", evidence=evidence)
     evidence = f"raced only ({reason}): {RACES} races, {operations} operations, {met} of them overlapping"
-    return Finding(promise=promise, promised=False, outcome="kept", evidence=evidence)
+    evidence += f", {killed} kills" if kills else ""
+    # A race in which nobody met anybody is none.
+    shown: Outcome = "kept" if met and bool(killed) == bool(kills) else "not examined"
+    return Finding(promise=promise, promised=False, outcome=shown, evidence=evidence)
+
+
+# Power loss
+
+
+def _by_states(path: str, *, simulated: bool, transform: Any) -> Finding:
+    try:
+        try:
+            found = examine_power(path, first_files(path), transform=transform, simulated=simulated)
+        except NotSimulated:
+            found = examine_power(path, first_files(path), transform=transform, simulated=False)
+    except NotRecordedError as error:
+        return Finding(promise="power", promised=False, outcome="not examined", evidence=str(error))
+    whose = "a real process" if found.real else "the simulation"
+    if found.loss is None:
+        evidence = f"exhausted with at most 1 lost change: {found.states} disks in {len(MODELS)} models, from {whose}"
+        return Finding(promise="power", promised=False, outcome="kept", evidence=evidence)
+    return Finding(promise="power", promised=False, outcome="BROKEN", evidence=str(found.loss), power=found.loss)
 
 
 def _is_of_a_reader(problem: str) -> bool:
@@ -248,6 +296,10 @@ def table(findings: Mapping[str, list[Finding]]) -> list[str]:
 
 def _how_far(finding: Finding) -> str:
     evidence = finding.evidence if len(finding.evidence) <= 240 else f"{finding.evidence[:239]}…"
+    if finding.power is not None:
+        said = {True: "confirmed by the calls of a real process", False: "NOT confirmed by the calls of a real process"}
+        how = said.get(finding.power.confirmed, f"not recorded for real: {finding.power.why_not}")  # type: ignore[arg-type]
+        return f"{evidence} [1 process, {len(VERSIONS)} operations; {how}]"
     if finding.counterexample is None:
         return evidence
     program = finding.counterexample.program
@@ -257,7 +309,13 @@ def _how_far(finding: Finding) -> str:
         if finding.confirmation.confirmed
         else f"NOT confirmed by real processes: {finding.confirmation.divergence or 'their run is correct'}"
     )
-    return f"{evidence} [{len(program.processes)} processes, {program.operations()} operations; {confirmed}]"
+    counted = f"{_plural(len(program.processes), 'process', 'processes')}, "
+    counted += _plural(program.operations(), "operation", "operations")
+    return f"{evidence} [{counted}; {confirmed}]"
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def write_counterexamples(findings: Mapping[str, list[Finding]], directory: Path) -> list[Path]:

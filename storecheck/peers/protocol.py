@@ -6,7 +6,7 @@ version, a text that no two writes share::
     import json, os, filelock
 
     class Adapter:
-        promises = ("updates", "reads", "kills", "errors")        # what the store says of itself; see `PROMISES`
+        promises = ("updates", "reads", "kills", "errors")        # what the store says of itself, of `PROMISES`
 
         def __init__(self, root):                                 # open: a directory of its own
             self._path = os.path.join(root, "store.json")
@@ -31,8 +31,8 @@ version, a text that no two writes share::
             self._lock.release()
 
 The class may say `not_simulated = "why"` if the store does its input and output in C: then real processes race, and
-nothing is searched. `refuses` names exceptions by which it declines an operation that then had no effect. `create()` of
-a class method is not needed: the first files are made by `save`.
+nothing is searched but the disks that a power loss may leave. `refuses` names exceptions by which it declines an
+operation that then had no effect. The first files are made by `save`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-PromiseName = Literal["updates", "reads", "kills", "errors"]
+PromiseName = Literal["updates", "reads", "kills", "errors", "power"]
 
 
 class Adapter(Protocol):
@@ -73,6 +73,9 @@ PROMISES: Final[Mapping[str, Promise]] = {
     "reads": Promise("reads", "a reader beside a writer sees a whole published state, and no error"),
     "kills": Promise("kills", "SIGKILL at any call leaves the old or the new state, and the next writer can go on"),
     "errors": Promise("errors", "a failing system call is reported, and leaves the old or the new state"),
+    "power": Promise(
+        "power", "what a call that returned wrote survives power loss; before that, the old or the new state"
+    ),
 }
 
 

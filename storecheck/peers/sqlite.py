@@ -9,7 +9,7 @@ import sqlite3
 class Adapter:
     """See `storecheck.peers.protocol`."""
 
-    promises = ("updates", "reads", "kills", "errors")
+    promises = ("updates", "reads", "kills", "errors", "power")
     not_simulated = "SQLite makes its system calls in C"
 
     def __init__(self, root: str) -> None:

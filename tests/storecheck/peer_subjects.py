@@ -11,7 +11,7 @@ import os
 class Unlocked:
     """Replaces whole files by rename, without a lock."""
 
-    promises = ("updates", "reads", "kills", "errors")
+    promises: tuple[str, ...] = ("updates", "reads", "kills", "errors")
 
     def __init__(self, root: str) -> None:
         self._path = os.path.join(root, "store.json")
@@ -61,6 +61,42 @@ class Locked(Unlocked):
             return super().update(session, version)
         finally:
             os.close(descriptor)
+
+
+class Durable(Locked):
+    """The same, synced: file before the rename, directory after it."""
+
+    promises = ("updates", "reads", "kills", "errors", "power")
+    syncs_directory = True
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        beside = f"{self._path}.{os.getpid()}"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(sessions).encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(beside, self._path)
+        if self.syncs_directory:
+            directory = os.open(os.path.dirname(self._path), os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+class ForgetsTheDirectory(Durable):
+    """Syncs the file only: the rename may be lost after the update was acknowledged."""
+
+    syncs_directory = False
+
+
+class NotDurableInC(Locked):
+    """As if it were in C: nothing can be simulated."""
+
+    promises = ("power",)
+    not_simulated = "it says so"
 
 
 class InPlace(Locked):

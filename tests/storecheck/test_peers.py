@@ -6,6 +6,7 @@ each, a correct one, and the built-in ones that are quick; the table says how fa
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ from click.testing import CliRunner
 
 from storecheck.cli import main as storecheck
 from storecheck.counterexample import load, replay
+from storecheck.crash.strace import why_not
 from storecheck.peers import PEERS
 from storecheck.peers.__main__ import main
 from storecheck.peers.contract import FIRST, factory_at, first_files
 from storecheck.peers.examine import Finding, examine, table
+from storecheck.peers.power import examine_power
 from storecheck.peers.protocol import PROMISES
 
 SUBJECTS = "tests.storecheck.peer_subjects"
+FILES = {"store.json": json.dumps(FIRST).encode()}
 
 
 def outcomes(findings: list[Finding]) -> dict[str, str]:
@@ -28,16 +32,16 @@ def outcomes(findings: list[Finding]) -> dict[str, str]:
 
 
 def test_a_correct_store_keeps_everything_exhaustively() -> None:
-    """Json + filelock: every schedule within the bound was run, and the report says so."""
-    found = examine(f"{SUBJECTS}:Locked")
-    assert outcomes(found) == dict.fromkeys(PROMISES, "kept")
-    assert all("exhausted within" in each.evidence for each in found if each.promise != "errors")
+    """A lock, a rename, and two syncs: every schedule within the bound was run, and the report says so."""
+    found = examine(f"{SUBJECTS}:Durable")
+    assert outcomes(found) == dict.fromkeys(PROMISES, "kept"), table({"Durable": found})
+    assert all("exhausted with" in each.evidence for each in found if each.promise != "errors")
     assert "failing calls, each alone" in next(each.evidence for each in found if each.promise == "errors")
 
 
 @pytest.mark.parametrize(
     ("subject", "promise", "processes"),
-    [("Unlocked", "updates", 2), ("InPlace", "reads", 2), ("StaleLock", "kills", 2), ("Swallows", "errors", 1)],
+    [("Unlocked", "updates", 2), ("InPlace", "reads", 2), ("StaleLock", "kills", 1), ("Swallows", "errors", 1)],
 )
 def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promise: str, processes: int) -> None:
     """The counterexample is minimal, and real processes do the same call by call."""
@@ -48,6 +52,51 @@ def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promi
     assert found.confirmation.confirmed, found.confirmation.divergence
     assert len(found.counterexample.program.processes) <= processes
     assert found.counterexample.program.operations() <= 2
+
+
+@pytest.mark.parametrize(
+    ("subject", "model", "said", "lost"),
+    [
+        ("Locked", "ext4-ordered", "acknowledged 'P1.0' is lost", "rename of"),
+        ("ForgetsTheDirectory", "ext4-ordered", "acknowledged 'P1.0' is lost", "rename of"),
+        ("InPlace", "ext4-ordered", "the store cannot be read any more", ""),
+    ],
+)
+def test_a_power_loss_is_told_with_what_was_lost(subject: str, model: str, said: str, lost: str) -> None:
+    """The strongest file system and the fewest lost changes are shown; the calls of a real process allow it too."""
+    examined = examine_power(f"{SUBJECTS}:{subject}", FILES, transform=None, simulated=True)
+    assert examined.loss is not None
+    assert examined.loss.model == model
+    assert said in examined.loss.problem
+    assert len(examined.loss.lost) == bool(lost)
+    assert lost in "".join(examined.loss.lost)
+    reason = why_not()
+    assert (examined.loss.confirmed, examined.loss.why_not) == ((None, reason) if reason else (True, ""))
+
+
+def test_a_store_that_cannot_be_simulated_is_recorded_by_the_kernels_calls() -> None:
+    """Of a store in C, `strace` shows what it asked the disk for: the same states, and the same loss."""
+    if reason := why_not():
+        pytest.skip(reason)
+    found = examine_power(f"{SUBJECTS}:NotDurableInC", FILES, transform=None, simulated=False)
+    simulated = examine_power(f"{SUBJECTS}:Locked", FILES, transform=None, simulated=True)
+    assert found.real
+    assert found.states == simulated.states
+    assert found.loss is not None
+    assert simulated.loss is not None
+    assert (found.loss.model, found.loss.problem) == (simulated.loss.model, simulated.loss.problem)
+    line = table({"It": [Finding(promise="power", promised=True, outcome="BROKEN", evidence="E", power=found.loss)]})
+    assert line == ["It  power    BROKEN: E [1 process, 2 operations; confirmed by the calls of a real process]"]
+
+
+def test_sqlite_keeps_its_word_after_a_power_loss() -> None:
+    """A database with synchronous=FULL loses no acknowledged row, in any model: a store by others is believed too."""
+    if reason := why_not():
+        pytest.skip(reason)
+    path = PEERS["sqlite3"]
+    found = examine_power(path, first_files(path), transform=None, simulated=False)
+    assert found.loss is None, str(found.loss)
+    assert found.states > 100
 
 
 def test_a_written_counterexample_replays(tmp_path: Path) -> None:
