@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from storecheck import history as histories
 from storecheck.machine import MOUNT, Machine
+from storecheck.machine.disk import COMMUTE, READ
 from storecheck.machine.events import DiskEvent
 from storecheck.program import ROOT, Operation, ProcessProgram, Program, ProgramError
 from storecheck.schedule import Deadlock, Executor, Fault, Policy, ProcessKilled
@@ -31,6 +32,10 @@ IMAGE_SETS_MAX: Final = 3
 
 RUNS_PER_COLLECTION: Final = 100
 """Garbage is collected between runs, not in them: collection runs finalizers, and those would make system calls."""
+
+REAL_TIME: Final = ("real time",)
+"""What operations touch where they begin (as READ) and end (as COMMUTE). A history tells which operation was over when
+another began, so those two moments are in no order of their own: an end conflicts with a beginning, and only that."""
 
 Outcome = Literal["returned", "raised", "unknown"]
 End = Literal["ended", "killed", "stuck"]
@@ -349,6 +354,7 @@ class _Client:
                 invoked_at=run.next_stamp(),
                 invoked_step=executor.steps,
             )
+            executor.machine.touch(REAL_TIME, READ)
             identifier = len(run.operations)
             run.operations.append(record)
             executor.machine.mark(process, f"begin {identifier}")
@@ -372,6 +378,7 @@ class _Client:
         except BaseException as error:  # noqa: BLE001 - an interrupt or exit ends this process, not the run
             record.error, record.message = type(error).__name__, str(error)
             goes_on = False
+        self.executor.machine.touch(REAL_TIME, COMMUTE)
         record.responded_at = self.run.next_stamp()
         record.responded_step = self.executor.steps
         return goes_on

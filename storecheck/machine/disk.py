@@ -121,6 +121,7 @@ class Disk:
     def room_for(self, inode: Inode, *, offset: int, size: int) -> int:
         """How many of `size` bytes can be written at `offset`; fails with EFBIG or ENOSPC if none."""
         limits = self.parameters
+        self.touch(("inode", inode.serial), READ)
         if limits.write_bytes is not None:
             size = min(size, limits.write_bytes)
         if limits.file_bytes is not None and size:

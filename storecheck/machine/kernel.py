@@ -201,8 +201,9 @@ class Machine(Namespace):
             if opened.flock:
                 self.unlock(opened)
             inode.open_count -= 1
+            # Whoever removes the last name frees the file if nobody has it open: the order of the two is noticed.
+            self.touch(("inode", inode.serial), READ if inode.links else WRITE)
             if inode.links == 0:
-                self.touch(("inode", inode.serial), WRITE)
                 self.drop_if_unused(inode)
 
     def duplicate(self, process: Process, descriptor: int, *, start: int = 0, onto: int | None = None) -> int:
@@ -330,6 +331,7 @@ class Machine(Namespace):
             fail(errno.EINVAL)
         inode = opened.inode
         end = offset + size
+        self.touch(("inode", inode.serial), READ)
         room = self.parameters.disk_bytes
         if room is not None and end - len(inode.content) > room - self.used_bytes:
             fail(errno.ENOSPC)

@@ -501,6 +501,9 @@ class Namespace(Disk):
             # Only a file system whose stamps are coarse (1 s, 2 s) cuts given times too; a coarse tick does not.
             unit_ns = self.granularity_ns if self.granularity_ns >= 1_000_000_000 else 1
             inode.atime_ns, inode.mtime_ns = (value - value % unit_ns for value in times_ns)
+        if inode.kind == DIRECTORY:
+            # Names that come and go stamp a directory, too.
+            self.touch(("entries", inode.serial), WRITE)
         self._attributes_changed(process, inode)
 
     def access(
@@ -522,13 +525,13 @@ class Namespace(Disk):
         return inode.target
 
     def names_in(self, process: Process, directory: Inode, *, shown: object = None) -> list[str]:
-        """The names in a directory, in the order they were made."""
+        """The names in a directory, sorted: as on a real disk, the order does not tell which was made first."""
         if directory.kind != DIRECTORY:
             fail(errno.ENOTDIR, shown)
         if not self.may(process, directory, 4):
             fail(errno.EACCES, shown)
         self.touch(("entries", directory.serial), READ)
-        return list(directory.entries)
+        return sorted(directory.entries)
 
     def path_of(self, directory: Inode) -> str:
         """The absolute path of a directory (for getcwd); fails with ENOENT if it was removed."""

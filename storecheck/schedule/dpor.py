@@ -6,16 +6,22 @@ run. The machine tells what every step touched (`Disk.footprint`). After each ru
 could have come the other way round) demand further branches: backtracking with source sets, and sleep sets against
 running a class twice. Flanagan and Godefroid, POPL 2005; Abdulla, Aronsson, Jonsson, Sagonas, POPL 2014 (algorithm 1).
 
-All steps of threads of one process count as dependent, since they share memory. Time must not be a hidden dependency:
-the program's machine needs `step_ns=0` and `time_choice="all"`, and no kills. What may be claimed at the end is every
-interleaving of the noticed calls (see `MachineParameters.points`).
+"End alike" is: the same answers, the same files, and the same real-time order between operations, which is why the end
+of an operation depends on the beginning of another one (`runner.REAL_TIME`). A check that looks at more than that, such
+as the trace of the disk, sees one member of each class. All steps of threads of one process count as dependent, since
+they share memory. A step that ends other threads depends on all that they would have done.
+
+Time must not be a hidden dependency: the program's machine needs `step_ns=0` and `time_choice="all"`, so that the clock
+moves only where a sleep or a wait ends, and those steps depend on all that read it. What may be claimed at the end is
+every interleaving of the noticed calls (see `MachineParameters.points`) of a program whose calls take no time. Kills by
+the scheduler are not explored.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from storecheck.machine.disk import COMMUTE, READ, Footprint, FootprintKey
+from storecheck.machine.disk import COMMUTE, READ, WRITE, Footprint, FootprintKey
 from storecheck.program import Program
 from storecheck.schedule.executor import Chooser, StepLog
 from storecheck.schedule.strategies import Search, indexes
@@ -60,7 +66,15 @@ class _Step:
                 self.access[key] = kind
             else:
                 # Any mixture conflicts with everything that a write conflicts with.
-                self.access[key] = 1
+                self.access[key] = WRITE
+
+    def ends_other_threads(self) -> bool:
+        """Whether threads besides this one ended with it: a process was killed, or left before its daemon threads."""
+        own = self.touched[0][0]  # the life of its process is what every step touches first
+        has_company = ("memory", own[1]) in self.access
+        return any(
+            kind == WRITE and key[0] == "process" and (has_company or key != own) for key, kind in self.access.items()
+        )
 
 
 def conflicting(one: Access, other: Access) -> bool:
@@ -155,7 +169,7 @@ class _DporSearch:
         return self._redundant
 
     def exhausted(self) -> str:
-        return "every interleaving, up to the order of independent calls"
+        return "every interleaving of calls that take no time, up to the order of independent ones"
 
     def executed(self, choices: tuple[int, ...]) -> None:
         branch = self._branch
@@ -198,6 +212,9 @@ class _DporSearch:
                     self._ask_for_branch(steps, clocks, earlier, later, clock)
                     for thread, seen in clocks[earlier].items():
                         clock[thread] = max(clock.get(thread, -1), seen)
+            if step.ends_other_threads():
+                # What they would have done next is never seen, and so in no race.
+                self._nodes[later].backtrack |= self._nodes[later].enabled
             clock[step.thread] = later
             clocks.append(clock)
             last_of[step.thread] = later
@@ -206,29 +223,31 @@ class _DporSearch:
         self, steps: list[_Step], clocks: list[dict[int, int]], earlier: int, later: int, clock: dict[int, int]
     ) -> None:
         node = self._nodes[earlier]
-        if not node.enabled >> steps[later].thread & 1 and not self._was_enabled_between(steps, earlier, later):
-            # The later step was made possible by the earlier one (a lock handed over): it cannot come first.
+        first = steps[earlier].thread
+        independent = [index for index in range(earlier + 1, later) if clocks[index].get(first, -1) < earlier]
+        if not node.enabled >> steps[later].thread & 1 and not any(
+            clock.get(steps[index].thread, -1) >= index for index in independent
+        ):
+            # Nothing but the earlier step can have made the later one possible (a lock handed over).
             return
-        initials = self._initials(steps, clocks, earlier, later, clock) & node.enabled
+        initials = self._initials(steps, clocks, independent, later, clock) & node.enabled
         if initials & node.backtrack:
             return
         node.backtrack |= initials & -initials if initials else node.enabled
 
-    def _was_enabled_between(self, steps: list[_Step], earlier: int, later: int) -> bool:
-        """Whether the later thread took another step in between, so that it was not blocked by the earlier step."""
-        thread = steps[later].thread
-        return any(steps[index].thread == thread for index in range(earlier + 1, later))
-
     def _initials(
-        self, steps: list[_Step], clocks: list[dict[int, int]], earlier: int, later: int, clock: dict[int, int]
+        self,
+        steps: list[_Step],
+        clocks: list[dict[int, int]],
+        independent: list[int],
+        later: int,
+        clock: dict[int, int],
     ) -> int:
-        """Threads that can begin what did not happen after `earlier`, with `later` at its end."""
-        first_thread = steps[earlier].thread
-        remaining = [index for index in range(earlier + 1, later) if clocks[index].get(first_thread, -1) < earlier]
+        """Threads that can begin what did not happen after the earlier step of a race, with `later` at its end."""
         found = 0
-        for position, index in enumerate([*remaining, later]):
+        for position, index in enumerate([*independent, later]):
             own = clocks[index] if index != later else clock
-            before = remaining[:position]
+            before = independent[:position]
             if all(own.get(steps[other].thread, -1) < other for other in before):
                 found |= 1 << steps[index].thread
         return found

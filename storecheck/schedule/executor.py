@@ -16,7 +16,7 @@ from typing import Final, NoReturn, Protocol
 from greenlet import getcurrent, greenlet
 
 from storecheck.machine import Machine, Process, Waiter
-from storecheck.machine.disk import CLOCK, WRITE, Footprint
+from storecheck.machine.disk import CLOCK, READ, WRITE, Footprint
 from storecheck.schedule.faults import Fault, PendingCall, Policy
 
 MAX_STEPS_DEFAULT: Final = 20_000
@@ -217,6 +217,9 @@ class Executor:
         task = Task(index=len(self.tasks), member=member, name=name, ident=ident, body=body)
         self.tasks.append(task)
         member.tasks.append(task)
+        if number and self.step_log is not None:
+            # What the new thread does comes after this step, which was not known to have company when it began.
+            self.machine.touch(("memory", member.process.pid), WRITE)
         member.live += 1
         self.runnable |= task.bit
         return task
@@ -251,7 +254,7 @@ class Executor:
             task.started = True
             task.greenlet = greenlet(self._thread_body, self._hub)
             if self.step_log is not None:
-                self.machine.footprint = self.step_log.step_begins(task.index, "start")
+                self._begin_step(task, "start", self.step_log)
 
     def _thread_body(self) -> None:
         task = self.current
@@ -306,9 +309,7 @@ class Executor:
         if self.steps > self.max_steps:
             self._cut()
         if self.step_log is not None:
-            machine.footprint = self.step_log.step_begins(task.index, name)
-            if task.member.live > 1:
-                machine.touch(("memory", task.member.process.pid), WRITE)
+            self._begin_step(task, name, self.step_log)
         task.member.calls += 1
         if self.policy is not None:
             return self._ask_policy(task, name, arguments)
@@ -344,8 +345,16 @@ class Executor:
         if self.steps > self.max_steps:
             self._cut()
         if self.step_log is not None:
-            self.machine.footprint = self.step_log.step_begins(task.index, name)
-            self.machine.touch(("memory", task.member.process.pid), WRITE)
+            self._begin_step(task, name, self.step_log)
+
+    def _begin_step(self, task: Task, name: str, log: StepLog) -> None:
+        """Have noted what the step touches: of itself, its process's life, and the memory that its threads share."""
+        machine, member = self.machine, task.member
+        machine.footprint = log.step_begins(task.index, name)
+        machine.touch(("process", member.process.pid), READ)
+        # Also when the other threads have ended: what they did last is what this step finds.
+        if len(member.tasks) > 1:
+            machine.touch(("memory", member.process.pid), WRITE)
 
     def _ask_policy(self, task: Task, name: str, arguments: tuple[object, ...]) -> object:
         assert self.policy is not None
@@ -465,7 +474,7 @@ class Executor:
         timed_out = task.waiting is not None
         task.waiting = None
         if self.step_log is not None:
-            self.machine.footprint = self.step_log.step_begins(task.index, "resume")
+            self._begin_step(task, "resume", self.step_log)
             if timed_out:
                 self.machine.touch(CLOCK, WRITE)
         return not timed_out

@@ -15,7 +15,7 @@ class Exhausted:
     """Every schedule within `bound` was executed, in `executions` runs.
 
     Attributes:
-        bound: such as "2 preemptions", or "every interleaving, up to order of independent calls".
+        bound: such as "2 preemptions", or "every interleaving of calls that take no time, …".
         executions: runs it took.
     """
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
+from storecheck.machine.disk import READ
 from storecheck.machine.errors import fail
 from storecheck.machine.inode import DIRECTORY
 from storecheck.syscalls.context import Context
@@ -142,7 +143,11 @@ def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:  #
             self._check_reads()
             parts: list[bytes] = []
             opened = context.process.descriptors.get(self._descriptor)
-            expected = 0 if opened is None else max(0, opened.inode.size() - opened.position)
+            if opened is None:
+                expected = 0
+            else:
+                context.machine.touch(("inode", opened.inode.serial), READ)
+                expected = max(0, opened.inode.size() - opened.position)
             while True:
                 part = calls["read"](self._descriptor, max(expected + 1, BLOCK_BYTES))
                 if not part:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from storecheck.machine import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Inode, Waiter
+from storecheck.machine.disk import READ, ROOM, WRITE
 from storecheck.machine.errors import fail
 from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Process
 from storecheck.schedule.executor import Task
@@ -202,7 +203,7 @@ def wait_for_lock(context: Context, waiter: Waiter, key: str) -> None:
     executor, _ = context.running()
     waiter.task = executor.current
     executor.block(FileLockWait(context, waiter))
-    context.machine.touch((key, waiter.inode.serial), 1)
+    context.machine.touch((key, waiter.inode.serial), WRITE)
 
 
 class _Calls:
@@ -242,16 +243,21 @@ class _Calls:
 
     def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         inode, _ = self._inode(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-        self._context.machine.touch(("inode", inode.serial), 0)
-        return stat_of(inode)
+        return self._look_at(inode)
 
     def lstat(self, path: Any, *, dir_fd: int | None = None) -> os.stat_result:
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
     def fstat(self, fd: int) -> os.stat_result:
         context = self._context
-        inode = context.machine.opened(context.process, fd).inode
-        context.machine.touch(("inode", inode.serial), 0)
+        return self._look_at(context.machine.opened(context.process, fd).inode)
+
+    def _look_at(self, inode: Inode) -> os.stat_result:
+        machine = self._context.machine
+        machine.touch(("inode", inode.serial), READ)
+        if inode.kind == DIRECTORY:
+            # Its stamps and its links change with the names in it.
+            machine.touch(("entries", inode.serial), READ)
         return stat_of(inode)
 
     def rename(self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
@@ -363,6 +369,7 @@ class _Calls:
         self._inode(path)
         machine = self._context.machine
         room = machine.parameters.disk_bytes
+        machine.touch(ROOM, READ)
         total = (1 << 40 if room is None else room) // BLOCK_BYTES
         free = total if room is None else (room - machine.used_bytes) // BLOCK_BYTES
         return os.statvfs_result((BLOCK_BYTES, BLOCK_BYTES, total, free, free, 1 << 20, 1 << 19, 1 << 19, 0, 255))
@@ -545,7 +552,7 @@ class _Calls:
 
     def kill(self, pid: int, signal: int, /) -> None:
         context = self._context
-        context.machine.touch(("process", pid), 1 if signal else 0)
+        context.machine.touch(("process", pid), WRITE if signal else READ)
         executor, own = context.running()
         for member in executor.members:
             if member.process.pid == pid and not member.ended:

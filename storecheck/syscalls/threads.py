@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
+from storecheck.machine.disk import CLOCK, READ
 from storecheck.schedule.executor import NEVER_NS, Executor, ProcessKilled, Task
 from storecheck.syscalls.context import MAIN_IDENT, Context
 from storecheck.syscalls.posix import refusing
@@ -41,6 +42,7 @@ class LockWait:
 def _deadline_ns(executor: Executor, timeout: float) -> int:
     if timeout < 0:
         return NEVER_NS
+    executor.machine.touch(CLOCK, READ)
     return executor.machine.monotonic_ns + round(timeout * 1e9)
 
 

@@ -5,6 +5,7 @@ They run inside simulated processes, so this module imports nothing but what the
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import functools
 import os
@@ -197,3 +198,164 @@ class Trace:
 
     def __del__(self) -> None:
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))
+
+
+class Anything:
+    """Small operations of all kinds, of one to three calls each; what goes wrong is part of the answer.
+
+    They are for comparing searches: which of them an answer depends on is exactly what a reduction has to know.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._seen = -1
+        self._remembered: dict[str, str | None] = {}
+        self._number = 0
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, name)
+
+    # Files
+
+    def look(self, name: str) -> object:
+        """Everything that `stat` tells."""
+        try:
+            status = os.stat(self._path(name))
+        except OSError as error:
+            return error.errno
+        return [status.st_ino, status.st_nlink, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+    def names(self) -> list[str]:
+        """What is in the directory."""
+        return os.listdir(self._root)
+
+    def content(self, name: str) -> object:
+        """What is in the file."""
+        try:
+            descriptor = os.open(self._path(name), os.O_RDONLY)
+        except OSError as error:
+            return error.errno
+        content = os.read(descriptor, 100).decode()
+        os.close(descriptor)
+        return content
+
+    def remembered(self, name: str) -> object:
+        """What was in the file when this process looked first: the shape of a cache that nothing corrects."""
+        if name not in self._remembered:
+            try:
+                with open(self._path(name), encoding="ascii") as file:
+                    self._remembered[name] = file.read()
+            except FileNotFoundError:
+                self._remembered[name] = None
+        return self._remembered[name]
+
+    def append(self, name: str, text: str, create: bool = True) -> object:
+        """Add to the end of a file."""
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | (os.O_CREAT if create else 0)
+            descriptor = os.open(self._path(name), flags, 0o600)
+        except OSError as error:
+            return error.errno
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+        return None
+
+    def make(self, name: str) -> object:
+        """A new file, and its inode number."""
+        try:
+            descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            return error.errno
+        number = os.fstat(descriptor).st_ino
+        os.close(descriptor)
+        return number
+
+    def hold(self, name: str) -> object:
+        """Open a file, look elsewhere, and close it."""
+        try:
+            descriptor = os.open(self._path(name), os.O_RDONLY)
+        except OSError as error:
+            return error.errno
+        found = os.path.exists(self._path("elsewhere"))
+        os.close(descriptor)
+        return found
+
+    def change(self, call: str, name: str, other: str = "") -> object:
+        """One call that changes names or attributes."""
+        path = self._path(name)
+        calls = {
+            "move": lambda: os.rename(path, self._path(other)),
+            "link": lambda: os.link(path, self._path(other)),
+            "symlink": lambda: os.symlink(other, path),
+            "drop": lambda: os.unlink(path),
+            "mkdir": lambda: os.mkdir(path),
+            "rmdir": lambda: os.rmdir(path),
+            "cut": lambda: os.truncate(path, 0),
+            "touch": lambda: os.utime(path, ns=(5, 5)),
+            "seal": lambda: os.chmod(path, 0),
+        }
+        try:
+            calls[call]()
+        except OSError as error:
+            return error.errno
+        return None
+
+    # Locks
+
+    def locked(self, name: str, kind: str, wait: bool) -> object:
+        """Take a file lock, look at a file under it, and give the lock back."""
+        take, operation = (fcntl.flock, fcntl.LOCK_EX) if kind == "flock" else (fcntl.lockf, fcntl.LOCK_EX)
+        descriptor = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            take(descriptor, operation if wait else operation | fcntl.LOCK_NB)
+            return self.content(name)
+        except OSError as error:
+            return error.errno
+        finally:
+            os.close(descriptor)
+
+    # Time
+
+    def now(self) -> list[int]:
+        """Both clocks."""
+        return [time.time_ns(), time.monotonic_ns()]
+
+    def nap(self, seconds: float) -> int:
+        """Sleep, and tell when it is over."""
+        time.sleep(seconds)
+        return time.monotonic_ns()
+
+    def jump(self, seconds: int) -> None:
+        """Set the wall clock."""
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() + seconds * 10**9)
+
+    # The memory of the process
+
+    def exchange(self, number: int) -> int:
+        """Read a number, look at the disk, and write another; without a lock."""
+        before = self._number
+        os.path.exists(self._path("elsewhere"))
+        self._number = number
+        return before
+
+    def exchange_in_two_threads(self, timeout: float) -> list[object]:
+        """A thread exchanges a number, and this one another; then this one waits for the thread, or gives up."""
+        over = _thread.allocate_lock()
+        over.acquire()
+
+        def exchange_and_tell() -> None:
+            self._seen = self.exchange(2)
+            over.release()
+
+        _thread.start_new_thread(exchange_and_tell, ())
+        before = self.exchange(1)
+        is_over = over.acquire(timeout=timeout)
+        return [before, is_over, self._seen, self._number]
+
+    def finish(self, pid: int, signal: int) -> object:
+        """Send a signal to another process."""
+        try:
+            os.kill(pid, signal)
+        except OSError as error:
+            return error.errno
+        return None
