@@ -58,6 +58,7 @@ class Scenario:
         file: path of the store file, links followed.
         given: path that the store is given; `file` unless it is another name of it.
         settings: of the store.
+        parameters: of the machine, such as the user.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Scenario:
     file: str = FILE
     given: str = ""
     settings: Settings = field(default_factory=dict)
+    parameters: MachineParameters = field(default_factory=MachineParameters)
 
     @property
     def path(self) -> str:
@@ -187,11 +189,9 @@ def live(machine: Machine, scenario: Scenario, mutant: Mutant | None = None) -> 
     run_scenario(machine, scenario, store_process(mutant))
 
 
-def record_scenario(
-    scenario: Scenario, process: SerialProcess | None = None, parameters: MachineParameters | None = None
-) -> tuple[Recording, Oracle]:
+def record_scenario(scenario: Scenario, process: SerialProcess | None = None) -> tuple[Recording, Oracle]:
     """Run a scenario in the simulated machine; what it did to the disk, and what must be found after a power loss."""
-    machine = machine_with(scenario.tree, parameters)
+    machine = machine_with(scenario.tree, scenario.parameters)
     versions = [content_at(machine, scenario.file)]
     companions = [_companions(machine, scenario.file)]
 
@@ -281,16 +281,14 @@ class Recovery:
     Attributes:
         scenario: whose states.
         process: the process that opens it.
-        parameters: of the machine that is booted; the usual ones if left out.
     """
 
     scenario: Scenario
     process: SerialProcess
-    parameters: MachineParameters | None = None
 
     def __call__(self, state: CrashState, _version: int) -> str | None:
         """What is wrong with the store that comes up on a state, or None."""
-        machine = machine_with(state.tree, self.parameters)
+        machine = machine_with(state.tree, self.scenario.parameters)
         machine.monotonic_ns += BOOT_TAKES_NS
         return self.recover(machine, state.tree.get(self.scenario.file))
 
@@ -341,6 +339,10 @@ class Recovery:
         mode = 0o600 if before is None else before.mode
         if inode.mode != mode:
             return f"the save after the crash left mode {inode.mode:o} instead of {mode:o}"
+        user = self.scenario.parameters
+        owner = (user.uid, user.gid) if before is None else (before.uid, before.gid)
+        if (inode.uid, inode.gid) != owner:
+            return f"the save after the crash left a file of {inode.uid}:{inode.gid} instead of {owner}"
         return _look_at_names(machine, self.scenario.file)
 
 
@@ -442,5 +444,11 @@ SCENARIOS: tuple[Scenario, ...] = (
             "there": _directory(),
             "there/real.json": store_file(sessions=2, size_bytes=5_000, mode=0o660),
         },
+    ),
+    Scenario(
+        name="file of another user, saved by root",
+        processes=(_steps("update", "save"), _steps("update with base")),
+        tree={FILE: store_file(sessions=2, size_bytes=5_000, mode=0o640)},
+        parameters=MachineParameters(uid=0, gid=0),
     ),
 )

@@ -9,7 +9,7 @@ next update must work, and what was acknowledged must survive power loss in all 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from models.crashes import (
     BACKUP_MARK,
     FILE,
+    NOW_MS,
     RECOVERED_KEY,
     STRAY_SUFFIX,
     Scenario,
@@ -32,7 +33,7 @@ from models.crashes import (
 from storecheck.crash import Entry, Oracle, Recording, machine_with, record
 from storecheck.crash.recovery import check
 from storecheck.faults import FAILURES, Failure, HandlerRaisedError, Injector, one_by_one
-from storecheck.machine import Machine, Process
+from storecheck.machine import Machine, MachineParameters, Process
 from storecheck.pytest_plugin import Evidence
 from tests.crash.depth import cuts_of_many
 
@@ -52,6 +53,8 @@ LINKED = {"link.json": Entry("symlink", mode=0o777, target=FILE), **TREE}
 PIECES = {FILE: store_file(sessions=5, size_bytes=60_000, mode=0o640)}
 CORRUPT = {FILE: Entry("file", STORE.content[:-1] + b"\0", mode=0o640)}
 ENFORCE = {"maintenance_mode": "enforce", "rotate_bytes": 1_000}
+OLD_SESSIONS = {FILE: Entry("file", STORE.content.replace(str(NOW_MS).encode(), b"1"), mode=0o640)}
+AS_ROOT = MachineParameters(uid=0, gid=0)
 
 CASES = (
     (Step(kind="load"), around("load")),
@@ -68,6 +71,10 @@ CASES = (
     (Step(kind="save"), around("save behind a link", given="link.json", tree=LINKED)),
     (Step(kind="update"), around("update with a backup", tree=TREE | BACKUPS, settings=ENFORCE)),
     (Step(kind="repair"), around("repair", tree=CORRUPT)),
+    (Step(kind="remove", sessions=1), around("removal of a session")),
+    (Step(kind="no change"), around("update that changes nothing")),
+    (Step(kind="update"), around("update that prunes", tree=OLD_SESSIONS, settings=ENFORCE)),
+    (Step(kind="update"), around("update of another's file by root", parameters=AS_ROOT)),
     (Step(kind="update"), around("update past a stray file", tree=TREE | {STRAY: Entry("file", b"{")})),
 )
 OPERATIONS = {surroundings.name: (step, surroundings) for step, surroundings in CASES}
@@ -106,7 +113,7 @@ class Attempt:
 def attempt(step: Step, scenario: Scenario, injector: Injector) -> Attempt:
     """Run the operation with the failure; then, without any, look at what the process believes and update again."""
     process = store_process()
-    machine = machine_with(scenario.tree)
+    machine = machine_with(scenario.tree, scenario.parameters)
     machine.monotonic_ns += 60_000_000_000
     injector.attach(machine)
     run = Attempt(machine, injector, scenario, content_at(machine, scenario.file))
@@ -152,7 +159,9 @@ def _use_again(modules: Any, store: Any, run: Attempt) -> None:
     except corrupt:
         run.shown = None
         return
-    store.update(lambda draft: draft.__setitem__(RECOVERED_KEY, {"again": True}))
+    # Without maintenance, which would do again what a failure kept it from.
+    quiet = replace(run.scenario, settings={**run.scenario.settings, "maintenance_mode": "off"})
+    open_store(modules, quiet).update(lambda draft: draft.__setitem__(RECOVERED_KEY, {"again": True}))
 
 
 def problems_of(run: Attempt, finished: bytes | None) -> list[str]:
