@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
     from storecheck.report.document import Run
@@ -133,8 +133,23 @@ def open_command(directory: Path) -> None:
     click.echo(address)
 
 
+def _complete_target(
+    context: click.Context,  # noqa: ARG001 - click's signature
+    parameter: click.Parameter,  # noqa: ARG001
+    incomplete: str,
+) -> list[CompletionItem]:
+    try:
+        listed = [promise for promise in _promises(None) if promise.id.startswith(incomplete.upper())]
+    except click.UsageError:  # no list of promises here: there are still files
+        listed = []
+    return [
+        *(CompletionItem(promise.id, help=promise.title) for promise in listed),
+        *([] if listed else [CompletionItem(incomplete, type="file")]),
+    ]
+
+
 @click.command("explain")
-@click.argument("target")
+@click.argument("target", shell_complete=_complete_target)
 @click.option("--promises", help="The project's list, module:attribute; default: as pyproject.toml says.")
 @click.option("--run", "run_file", type=_FILE, help=f"Run document; default: {REPORT_DIRECTORY}/run.json if it exists.")
 def explain_command(target: str, promises: str | None, run_file: Path | None) -> None:
