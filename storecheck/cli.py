@@ -145,6 +145,8 @@ def replay_file(file: Path, times: int) -> None:
 
     if report_commands.is_crash(file):
         raise SystemExit(report_commands.replay_crash(file, times=times))
+    if report_commands.is_told(file):
+        raise SystemExit(report_commands.replay_told(file, times=times))
     document = _load(file)
     exact = 0
     for number in range(times):

@@ -200,7 +200,34 @@ def is_crash(path: Path) -> bool:
     """Whether a file says that it is a crash counterexample."""
     from storecheck.report.crashes import FORMAT as CRASH_FORMAT
 
-    return f'"{CRASH_FORMAT}"' in path.read_text(encoding="utf-8", errors="replace")[:200]
+    return _says(path, CRASH_FORMAT)
+
+
+def is_told(path: Path) -> bool:
+    """Whether a file says that it is a counterexample of a test that is no program."""
+    from storecheck.report.told import FORMAT as TOLD_FORMAT
+
+    return _says(path, TOLD_FORMAT)
+
+
+def _says(path: Path, wanted: str) -> bool:
+    return f'"{wanted}"' in path.read_text(encoding="utf-8", errors="replace")[:200]
+
+
+def replay_told(path: Path, *, times: int) -> int:
+    """Replay a counterexample of a test that is no program; the exit status."""
+    from storecheck.report import told
+
+    try:
+        document = told.load(path)
+        plays = [document.play() for _ in range(times)]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    failed = sum(play.finding is not None for play in plays)
+    click.secho(document.title, bold=True)
+    click.secho(f"Finding: {document.finding}", fg="red")
+    click.echo(f"{failed} of {times} replays failed.")
+    return 0 if failed == times else 1
 
 
 def replay_crash(path: Path, *, times: int) -> int:

@@ -8,8 +8,9 @@ the power went, and all states of that call. For programs whose processes replac
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -147,11 +148,48 @@ def _optional(fields: dict[str, Any], name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
-    """One run with what it did to the disk, numbered by publication."""
+    """One run with what it did to the disk.
 
-    observation: Observation
+    Attributes:
+        recording: what was done, with marks that number its publications.
+        oracle: what must be found after a power loss.
+        places: line of the code under test behind an event, `path:line`, by the event's index.
+        sources: text of the code under test, by path.
+        choices: the schedule, if there was one.
+    """
+
     recording: Recording
     oracle: Oracle
+    places: Mapping[int, str]
+    sources: Mapping[str, list[str]]
+    choices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedCrash:
+    """A power loss in a run, and what is wrong with what it leaves.
+
+    Attributes:
+        run: the run.
+        state: the state of the disk.
+        violation: what is wrong with it.
+        call: name of the operation that the loss belongs to.
+        recover: opens what is under test on a state and says what is wrong with it, besides what the oracle says.
+    """
+
+    run: RecordedRun
+    state: CrashState
+    violation: Violation
+    call: str
+    recover: Callable[[CrashState], str | None] | None = None
+
+    def judge(self, state: CrashState) -> Violation | None:
+        """What is wrong with a state, or None."""
+        violation = self.run.oracle.judge(state)
+        if violation is None and self.recover is not None:
+            problem = self.recover(state)
+            violation = None if problem is None else Violation("recovery", problem)
+        return violation
 
 
 def record_run(
@@ -164,9 +202,20 @@ def record_run(
     events = tuple(observation.execution.trace or ())
     owner = (program.machine.uid, program.machine.gid)
     recording = Recording(disk=disk, events=events, owner=owner)
-    numbered, versions = number_publications(recording, name=file)
+    numbered, versions = number_publications(recording, name=posixpath.basename(file))
     oracle = Oracle(path=f"{ROOT}/{file}", versions=versions, marks=numbered.marks())
-    return RecordedRun(observation=observation, recording=numbered, oracle=oracle)
+    places = _places_by_step(observation)
+    return RecordedRun(
+        recording=numbered,
+        oracle=oracle,
+        places={
+            index: places[event.process, event.step]
+            for index, event in enumerate(numbered.events)
+            if (event.process, event.step) in places
+        },
+        sources=observation.sources,
+        choices=observation.execution.choices,
+    )
 
 
 def find(
@@ -182,7 +231,7 @@ def find(
                 return CrashCounterexample(
                     title=title,
                     program=program,
-                    choices=run.observation.execution.choices,
+                    choices=run.choices,
                     file=file,
                     model=model.name,
                     event=state.event,
@@ -209,11 +258,12 @@ def replay(
 # Telling it
 
 
-def crash_of(run: RecordedRun, state: CrashState) -> Crash:
+def crash_of(crash: RecordedCrash) -> Crash:
     """What was done, what was durable when the power went, and all states of the call."""
+    run, state = crash.run, crash.state
     events = run.recording.events
     first, last = _call_around(events, state.event)
-    grid, states, broken = _grid(run, state, first=first, last=last)
+    grid, states, broken = _grid(crash, first=first, last=last)
     window = run.oracle.window(state)
     found = run.oracle.version_found(state)
     wanted = f"v{window.acknowledged}" + ("" if window.begun == window.acknowledged else f" to v{window.begun}")
@@ -222,7 +272,7 @@ def crash_of(run: RecordedRun, state: CrashState) -> Crash:
         model=state.model.name,
         operations=tuple(_operations(run, state, first=first)),
         lost=tuple(_shown_change(run.recording, change) for change in state.lost),
-        recovered=_recovered(run, state, found),
+        recovered=_recovered(crash, found),
         wanted=wanted,
         columns=COLUMNS,
         grid=grid,
@@ -231,11 +281,10 @@ def crash_of(run: RecordedRun, state: CrashState) -> Crash:
     )
 
 
-def _recovered(run: RecordedRun, state: CrashState, found: int | None) -> str:
+def _recovered(crash: RecordedCrash, found: int | None) -> str:
     if found is not None:
-        return "no file" if run.oracle.versions[found] is None else f"v{found}"
-    violation = run.oracle.judge(state)
-    return "a file that is no version" if violation is None else violation.text.removeprefix(f"{ROOT}/")
+        return "no file" if crash.run.oracle.versions[found] is None else f"v{found}"
+    return crash.violation.text.removeprefix(f"{ROOT}/")
 
 
 def _call_around(events: tuple[DiskEvent, ...], event: int) -> tuple[int, int]:
@@ -254,7 +303,6 @@ def _operations(run: RecordedRun, state: CrashState, *, first: int) -> Iterator[
         lost_by.setdefault(change.event, []).append(change)
     names = _names(run.recording)
     number = 0
-    sources = _sources_by_step(run.observation)
     for index, event in enumerate(run.recording.events[: state.event]):
         if index < first or (isinstance(event, Marked) and event.label.startswith("begin")):
             continue
@@ -269,12 +317,17 @@ def _operations(run: RecordedRun, state: CrashState, *, first: int) -> Iterator[
             verb=verb,
             what=what,
             persisted=persisted,
-            note="not on disk" if lost else "on disk" if persisted else "",
-            source=sources.get((event.process, event.step), ""),
+            note=_why_lost(lost) if lost else "on disk" if persisted else "",
+            source=run.places.get(index, ""),
         )
 
 
-def _sources_by_step(observation: Observation) -> dict[tuple[int, int], str]:
+def _why_lost(lost: Iterable[Change]) -> str:
+    names = any(isinstance(change, NameChange) for change in lost)
+    return f"not on disk, {'directory' if names else 'file'} not synced"
+
+
+def _places_by_step(observation: Observation) -> dict[tuple[int, int], str]:
     return {
         (happening.line.process, happening.line.step): happening.place
         for happening in observation.happenings
@@ -316,7 +369,9 @@ def _shown_event(event: DiskEvent, names: dict[int, str]) -> tuple[str, str]:
         case Truncated():
             return "truncate", f"{name(event.serial)} to {event.size:,} B"
         case Synced():
-            return "fsync", f"directory {name(event.serial)}" if event.directory else name(event.serial)
+            return "fsync", f"the directory {names.get(event.serial, '')}".rstrip() if event.directory else name(
+                event.serial
+            )
         case Renamed():
             return "rename", f"{name(event.serial)} to {event.name}"
         case AttributesChanged():
@@ -332,8 +387,9 @@ def _column(lost: Iterable[Change]) -> int:
     return content + 2 * names
 
 
-def _grid(run: RecordedRun, here: CrashState, *, first: int, last: int) -> tuple[tuple[CrashRow, ...], int, int]:
+def _grid(crash: RecordedCrash, *, first: int, last: int) -> tuple[tuple[CrashRow, ...], int, int]:
     """All states of the call, row by moment, column by what is lost; how many are distinct and how many are wrong."""
+    run, here = crash.run, crash.state
     names = _names(run.recording)
     rows: list[CrashRow] = []
     distinct: set[object] = set()
@@ -349,7 +405,7 @@ def _grid(run: RecordedRun, here: CrashState, *, first: int, last: int) -> tuple
         for state in crash_states(prefix, here.model, cuts=1, first_event=event):
             key = (state.marks, frozenset(state.tree.items()))
             distinct.add(key)
-            broken = run.oracle.judge(state) is not None
+            broken = crash.judge(state) is not None
             if broken:
                 wrong.add(key)
             is_here = event == here.event and tuple(c.text for c in state.lost) == tuple(c.text for c in here.lost)

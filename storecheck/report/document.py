@@ -2,7 +2,8 @@
 
 All formats are made from a `Run`, which is what `run.json` holds: nothing is measured or looked up while rendering. An
 `Example` is one failing example; exactly one of `race`, `sequence` and `crash` is there, unless its kind is `test` (a
-failing test that left no counterexample). Texts that are written by hand may use `code` and **bold**.
+failing test that left no counterexample); a crash may have the sequence of steps before it, too. Texts that are
+written by hand may use `code` and **bold**.
 
 Not a counterexample: that is a document of its own (`storecheck.counterexample`), from which an example is made.
 """
@@ -31,6 +32,14 @@ KIND_NAMES: Final[Mapping[str, str]] = {"race": "Race", "sequence": "Sequence", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Part of a text, by characters: a value that may be anything without the failure going away."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """One process of a race: its name and what it does."""
 
@@ -48,6 +57,7 @@ class Point:
         process: index of the process.
         verb: what it does, such as `read`, `lock`, `begin`.
         what: to what, and what came of it.
+        loose: values in `what` that may be anything.
         note: why it matters, or empty.
         sees: version of the file that the process saw by it.
         stale: that version was no longer the newest.
@@ -64,6 +74,7 @@ class Point:
     process: int
     verb: str
     what: str
+    loose: tuple[Span, ...]
     note: str
     sees: int | None
     stale: bool
@@ -188,7 +199,8 @@ class Step:
         number: counted from 1.
         process: index of the process (the handle) that does it.
         call: the operation.
-        model: the model's state after it; empty if it is as before or there is no model.
+        loose: values in `call` that may be anything.
+        model: what changed in the model; empty if nothing did or there is no model.
         disk: version on disk after it.
         disk_changed: the step made that version.
         disk_bytes: size of the file, or None if there is none.
@@ -200,6 +212,7 @@ class Step:
     number: int
     process: int
     call: str
+    loose: tuple[Span, ...]
     model: str
     disk: int
     disk_changed: bool
@@ -210,13 +223,30 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A field that is not what was expected; None where it is not there."""
+
+    field: str
+    expected: str | None
+    found: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sequence:
-    """Operations one after the other, of one or more handles."""
+    """Operations one after the other, of one or more handles.
+
+    Attributes:
+        file: the file.
+        steps: what was done; the last one, or the one with `expected`, went wrong.
+        about: what differs, such as `returned`, or the name of a file.
+        differences: how, field by field.
+        with_model: there is a model, so that `model` and `expected` of steps say something.
+    """
 
     file: str
     steps: tuple[Step, ...]
-    expected: str
-    found: str
+    about: str
+    differences: tuple[Difference, ...]
     with_model: bool
 
 

@@ -20,10 +20,10 @@ from storecheck.counterexample import Counterexample, CounterexampleError
 from storecheck.counterexample import replay as replay_counterexample
 from storecheck.explore import Check
 from storecheck.lanes import render
-from storecheck.program import Program
+from storecheck.program import ROOT, Program
 from storecheck.report import crashes
 from storecheck.report.codec import decode, encode
-from storecheck.report.crashes import CrashCounterexample
+from storecheck.report.crashes import CrashCounterexample, RecordedCrash, RecordedRun
 from storecheck.report.document import (
     KIND_NAMES,
     Crash,
@@ -42,9 +42,9 @@ from storecheck.report.masking import mask, secret_values
 from storecheck.report.ordering import decide
 from storecheck.report.orders import SequentialModel
 from storecheck.report.points import Observation, following, observe
-from storecheck.report.races import VERBS, file_of, flatten, indent_of, race_of, sources_of
+from storecheck.report.races import VERBS, file_of, indent_of, race_of, sources_of
 from storecheck.report.reproducer import CRASH, RACE, reproducer
-from storecheck.report.sequences import is_sequential, sequence_of
+from storecheck.report.sequences import ALL, CACHED, is_sequential, sequence_of
 from storecheck.schedule import ReplayDiverged
 from storecheck.syscalls import Transform
 
@@ -166,14 +166,14 @@ def _told(
     deciding = None if decided is None else _with_numbers(decided[0], numbers)
     sources = sources_of(observation, decisive or _last_looks(observation, file), _unnumbered(observation) | numbers)
     kind: Kind = "sequence" if sequence is not None else "race"
-    return _example(
+    return make_example(
         kind=kind,
         document=document.to_json(),
-        program=document.program,
+        environment=environment_of(document.program),
         origin=origin,
-        title=_sequence_title(sequence) if sequence is not None else _race_title(race, document),
-        verdict=_sequence_verdict(sequence) if sequence is not None else _race_verdict(race, deciding, document),
-        fingerprint=_fingerprint(origin.promise, kind, _order_of(race, sequence, deciding), sources),
+        title=sequence_title(sequence) if sequence is not None else _race_title(race, document),
+        verdict=sequence_verdict(sequence) if sequence is not None else _race_verdict(race, deciding, document),
+        fingerprint=fingerprint_of(origin.promise, kind, _order_of(race, sequence, deciding), sources),
         replays=replays,
         shrunk=_shrunk(origin, observation),
         preemptions=observation.execution.preemptions,
@@ -238,7 +238,7 @@ def _order_of(race: Race, sequence: Sequence | None, deciding: Deciding | None) 
     return [f"{letters.setdefault(point.process, 'ABCDEFGH'[len(letters) % 8])} {point.verb}" for point in points]
 
 
-def _fingerprint(promise: str, kind: str, order: list[str], sources: tuple[SourceExcerpt, ...]) -> str:
+def fingerprint_of(promise: str, kind: str, order: list[str], sources: tuple[SourceExcerpt, ...]) -> str:
     """Names the cause: promise, deciding order and source lines. Line numbers may move, seeds do not count."""
     lines = sorted({f"{each.path}: {line.text.strip()}" for each in sources for line in each.lines if line.marked})
     text = json.dumps([promise, kind, order, lines])
@@ -298,46 +298,45 @@ def _built_from(race: Race, process: int, before: int) -> int:
     return known[-1] if known and known[-1] is not None else 0
 
 
-def _sequence_title(sequence: Sequence) -> str:
-    wrong = next((step for step in sequence.steps if step.expected is not None), None)
-    if wrong is None:
-        last = sequence.steps[-1]
-        what, expected, found = _first_difference(sequence.expected, sequence.found)
-        name = last.call.partition("(")[0]
-        return f"P{last.process + 1}'s {name} left {what or 'the file'} {_short(found)} instead of {_short(expected)}"
-    name = wrong.call.partition("(")[0]
-    what, expected, found = _first_difference(wrong.expected or "", wrong.returned)
-    field = f"{what} " if what else ""
-    return f"P{wrong.process + 1}'s {name} answers {field}{_short(found)} instead of {_short(expected)}"
+def sequence_title(sequence: Sequence) -> str:
+    """One sentence about what differs."""
+    step = next((step for step in sequence.steps if step.expected is not None), sequence.steps[-1])
+    name = step.call.partition("(")[0]
+    if not sequence.differences:
+        return f"P{step.process + 1}'s {name} went wrong"
+    first = sequence.differences[0]
+    found, expected = (_short(text) if text is not None else "nothing" for text in (first.found, first.expected))
+    field = "" if first.field == ALL else f"{first.field.rpartition('.')[2]} "
+    if sequence.about == "returned":
+        return f"P{step.process + 1}'s {name} answers {field}{found} instead of {expected}"
+    if sequence.about == "work done":
+        return f"P{step.process + 1}'s {name} does other work than the model: {field}{found} instead of {expected}"
+    return f"After P{step.process + 1}'s {name}, {sequence.about}: {field or 'it '}is {found} instead of {expected}"
 
 
-def _first_difference(expected: str, found: str) -> tuple[str, str, str]:
-    """The first field that differs, as a short name and two values; the whole texts if they are no objects."""
-    try:
-        one, other = json.loads(expected), json.loads(found)
-    except ValueError:
-        return "", expected, found
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return "", expected, found
-    wanted, there = flatten(one), flatten(other)
-    for name in dict.fromkeys((*wanted, *there)):
-        if wanted.get(name) != there.get(name):
-            return name.rpartition(".")[2], wanted.get(name, "nothing"), there.get(name, "nothing")
-    return "", expected, found
-
-
-def _sequence_verdict(sequence: Sequence) -> tuple[str, ...]:
-    wrong = next((step for step in sequence.steps if step.expected is not None), None)
-    if wrong is None:
-        return (
-            f"After step {len(sequence.steps)} the model and the file differ.",
-            f"Expected `{_short(sequence.expected, 160)}`, found `{_short(sequence.found, 160)}`.",
+def sequence_verdict(sequence: Sequence) -> tuple[str, ...]:
+    """Which step, what it did, and whose answer it was."""
+    step = next((step for step in sequence.steps if step.expected is not None), sequence.steps[-1])
+    first = next(iter(sequence.differences), None)
+    told = []
+    if first is not None:
+        found, expected = (
+            _short(text, 120) if text is not None else "nothing" for text in (first.found, first.expected)
         )
-    wanted = _short(wrong.expected or "", 120)
-    first = f"Step {wrong.number} answers `{_short(wrong.returned, 120)}`; the model says `{wanted}`."
-    if wrong.cache.startswith("not read"):
-        return (first, f"The file holds `v{wrong.disk}`, but this step **did not read it**: the answer is the cache's.")
-    return (first, f"The file holds `v{wrong.disk}` at that moment.")
+        field = "" if first.field == ALL else f"`{first.field}` is "
+        more = len(sequence.differences) - 1
+        rest = f", and {more} more field{'s differ' if more > 1 else ' differs'}" if more else ""
+        what = f"Step {step.number} answers" if sequence.about == "returned" else f"After step {step.number}"
+        about = "" if sequence.about == "returned" else f" {sequence.about}:"
+        told.append(f"{what}{about} {field}`{found}`; the model says `{expected}`{rest}.")
+    if CACHED in step.cache:
+        held = step.cache.removeprefix(CACHED).strip(" ,")
+        told.append(
+            f"This step **did not read the file**{f' ({held})' if held else ''}; the disk holds `v{step.disk}`."
+        )
+    else:
+        told.append(f"The disk holds `v{step.disk}` at that moment.")
+    return tuple(told)
 
 
 def _short(text: str, characters: int = 48) -> str:
@@ -358,28 +357,58 @@ def crash_example_of(document: CrashCounterexample, origin: Origin) -> Example:
     assert run is not None
     if state is None:
         raise CounterexampleError(f"{document.title}: the state of the disk that was found is no longer possible")
-    crash = crashes.crash_of(run, state)
-    sources = _crash_sources(run.observation, crash)
-    order = [document.violation.kind, *sorted({text.split(" ", maxsplit=1)[0] for text in crash.lost})]
-    order.append(crash.operations[-1].verb if crash.operations else "")
-    return _example(
-        kind="crash",
+    recorded = RecordedCrash(
+        run=run,
+        state=state,
+        violation=document.violation,
+        call=document.program.processes[0].operations[-1].name,
+    )
+    return crash_example(
+        recorded,
+        origin,
         document=document.to_json(),
-        program=document.program,
-        origin=origin,
-        title=_crash_title(crash, document),
-        verdict=_crash_verdict(crash),
-        fingerprint=_fingerprint(origin.promise, "crash", order, sources),
+        environment=environment_of(document.program),
         replays=Replays(failed=failed, tried=REPLAYS),
-        shrunk=(),
-        preemptions=None,
-        crash=crash,
-        sources=sources,
-        raw=f"{document.violation}\n{state}",
     )
 
 
-def _crash_sources(observation: Observation, crash: Crash) -> tuple[SourceExcerpt, ...]:
+def crash_example(
+    recorded: RecordedCrash,
+    origin: Origin,
+    *,
+    document: Mapping[str, Any],
+    environment: Mapping[str, str],
+    replays: Replays,
+    shrunk: tuple[Shrunk, ...] = (),
+    sequence: Sequence | None = None,
+    template: str = CRASH,
+) -> Example:
+    """The failing example that a recorded power loss is."""
+    crash = crashes.crash_of(recorded)
+    sources = _crash_sources(recorded.run, crash)
+    kind = recorded.violation.kind
+    order = [kind, *sorted({text.split(" ", maxsplit=1)[0] for text in crash.lost})]
+    order.append(crash.operations[-1].verb if crash.operations else "")
+    return make_example(
+        kind="crash",
+        document=document,
+        environment=environment,
+        origin=origin,
+        title=_crash_title(crash, recorded),
+        verdict=_crash_verdict(crash, recorded),
+        fingerprint=fingerprint_of(origin.promise, "crash", order, sources),
+        replays=replays,
+        shrunk=shrunk,
+        preemptions=None,
+        crash=crash,
+        sequence=sequence,
+        sources=sources,
+        template=template,
+        raw=f"{recorded.violation}\n{recorded.state}",
+    )
+
+
+def _crash_sources(run: RecordedRun, crash: Crash) -> tuple[SourceExcerpt, ...]:
     """The line that made the change that was lost, or the last change before the power went."""
     lost = [operation for operation in crash.operations if operation.persisted == "no" and operation.source]
     chosen = lost or [operation for operation in crash.operations if operation.source][-1:]
@@ -387,62 +416,63 @@ def _crash_sources(observation: Observation, crash: Crash) -> tuple[SourceExcerp
     for operation in chosen:
         path, _, line = operation.source.rpartition(":")
         by_path.setdefault(path, {})[int(line)] = f"operation {operation.number}, {operation.verb}"
-    return tuple(
-        SourceExcerpt(
-            path=path,
-            lines=tuple(
-                SourceLine(
-                    number=number,
-                    text=observation.sources[path][number - 1][_indent(observation, path, marked) :],
-                    note=marked.get(number, ""),
-                    marked=number in marked,
-                )
-                for number in _around(marked, len(observation.sources[path]))
-            ),
-        )
-        for path, marked in by_path.items()
+    return tuple(_crash_excerpt(run.sources[path], path, marked) for path, marked in by_path.items())
+
+
+def _crash_excerpt(text: list[str], path: str, marked: Mapping[int, str]) -> SourceExcerpt:
+    around = sorted({each for line in marked for each in range(max(1, line - 2), min(len(text), line + 4) + 1)})
+    indent = indent_of([text[number - 1] for number in around])
+    return SourceExcerpt(
+        path=path,
+        lines=tuple(
+            SourceLine(
+                number=number,
+                text=text[number - 1][indent:],
+                note=marked.get(number, ""),
+                marked=number in marked,
+            )
+            for number in around
+        ),
     )
 
 
-def _indent(observation: Observation, path: str, marked: Mapping[int, str]) -> int:
-    text = observation.sources[path]
-    return indent_of([text[number - 1] for number in _around(marked, len(text))])
-
-
-def _around(lines: Mapping[int, str], last: int) -> list[int]:
-    shown = {each for line in lines for each in range(max(1, line - 2), min(last, line + 4) + 1)}
-    return sorted(shown)
-
-
-def _crash_title(crash: Crash, document: CrashCounterexample) -> str:
-    call = document.program.processes[0].operations[-1].name
-    if document.violation.kind == "lost acknowledged":
+def _crash_title(crash: Crash, recorded: RecordedCrash) -> str:
+    call, violation = recorded.call, recorded.violation
+    if violation.kind == "lost acknowledged":
         return f"{call}() returned, then a power loss undid it"
-    if document.violation.kind.startswith("corrupt"):
+    if violation.kind.startswith("corrupt"):
         return f"A power loss during {call}() leaves a damaged {crash.file}"
-    if document.violation.kind == "lost file":
+    if violation.kind == "lost file":
         return f"A power loss takes {crash.file} away"
-    return f"A power loss during {call}(): {document.violation.text}"
+    if violation.kind == "recovery":
+        return f"After a power loss during {call}() the store does not come up"
+    return f"A power loss during {call}(): {violation.text}"
 
 
-def _crash_verdict(crash: Crash) -> tuple[str, ...]:
-    lost = " and ".join(crash.lost) or "nothing"
+def _crash_verdict(crash: Crash, recorded: RecordedCrash) -> tuple[str, ...]:
+    lost = " and ".join(f"`{each}`" for each in crash.lost) or "nothing"
+    why = next((operation.note for operation in crash.operations if operation.persisted == "no"), "")
+    reason = f": {why.partition(', ')[2]}" if ", " in why else ""
+    found = f"recovery finds `{crash.recovered}`, and it must be `{crash.wanted}`."
+    if recorded.violation.kind == "recovery":
+        found = f"{recorded.violation.text}."
+    elif recorded.violation.kind in ("attributes", "other file"):
+        found = f"{recorded.violation.text.removeprefix(f'{ROOT}/')}."
     return (
-        f"Lost when the power went: **{lost}**.",
+        f"Lost when the power went: {lost}{reason}.",
         f"Of the {crash.states} disk states that a power loss in this call can leave under {crash.model}, "
-        f"{crash.broken} break{'s' if crash.broken == 1 else ''} the promise: "
-        f"recovery finds `{crash.recovered}`, and it must be `{crash.wanted}`.",
+        f"**{crash.broken} break{'s' if crash.broken == 1 else ''} the promise**: {found}",
     )
 
 
 # Both
 
 
-def _example(
+def make_example(
     *,
     kind: Kind,
     document: Mapping[str, Any],
-    program: Program,
+    environment: Mapping[str, str],
     origin: Origin,
     title: str,
     verdict: tuple[str, ...],
@@ -456,7 +486,9 @@ def _example(
     crash: Crash | None = None,
     deciding: Deciding | None = None,
     sources: tuple[SourceExcerpt, ...] = (),
+    template: str = RACE,
 ) -> Example:
+    """An example with everything that all kinds have in common, masked."""
     identifier = f"{'seq' if kind == 'sequence' else kind}-{fingerprint[:ID_CHARACTERS]}"
     directory = f"{FAILURES_DIRECTORY}/{identifier}"
     name = identifier.replace("-", "_")
@@ -481,10 +513,10 @@ def _example(
         crash=crash,
         deciding=deciding,
         sources=sources,
-        environment=environment_of(program),
+        environment=environment,
         inputs=json.dumps({k: v for k, v in document.items() if k != "trace"}, indent=1, ensure_ascii=False),
         reproducer=reproducer(
-            template=CRASH if kind == "crash" else RACE,
+            template=template,
             identifier=identifier,
             kind=KIND_NAMES[kind],
             title=title,
@@ -514,14 +546,14 @@ def environment_of(program: Program) -> dict[str, str]:
 
 
 def _told_as_recorded(document: Counterexample, origin: Origin, why: str) -> Example:
-    return _example(
+    return make_example(
         kind="test",
         document=document.to_json(),
-        program=document.program,
+        environment=environment_of(document.program),
         origin=origin,
         title=document.title[:1].upper() + document.title[1:],
         verdict=(f"{document.finding.message.rstrip('.')}.", f"**{why}** What follows is what was recorded."),
-        fingerprint=_fingerprint(origin.promise, "test", [document.finding.message], ()),
+        fingerprint=fingerprint_of(origin.promise, "test", [document.finding.message], ()),
         replays=Replays(failed=0, tried=REPLAYS),
         shrunk=(),
         preemptions=None,

@@ -10,8 +10,10 @@ from typing import Any
 
 from storecheck import counterexample as counterexamples
 from storecheck.program import ProgramError
+from storecheck.report import crashes, told
 from storecheck.report.document import Example
-from storecheck.report.examples import ID_CHARACTERS, Origin, example_of, masked, write_failure
+from storecheck.report.examples import ID_CHARACTERS, Origin, crash_example_of, example_of, masked, write_failure
+from storecheck.report.retelling import told_example_of
 from storecheck.runner import NoEvidence
 from storecheck.verdict import Failure, PromiseVerdict, Verdict
 
@@ -44,12 +46,21 @@ def example_of_payload(
         shards=(shard,),
     )
     try:
-        example = example_of(counterexamples.from_json(payload["document"]), origin)
+        example = _told(payload["document"], origin)
     except (ProgramError, NoEvidence) as error:
         # It needs something that only the test had, such as a check inside a function: shown as pytest showed it.
         return example_of_failure(failure, promise, shard=shard, why=str(error))
     write_failure(example, payload["document"], directory)
     return example
+
+
+def _told(document: Mapping[str, Any], origin: Origin) -> Example:
+    """The example that a document of any of the three formats is."""
+    if document.get("format") == told.FORMAT:
+        return told_example_of(told.from_json(document), origin)
+    if document.get("format") == crashes.FORMAT:
+        return crash_example_of(crashes.from_json(document), origin)
+    return example_of(counterexamples.from_json(document), origin)
 
 
 def example_of_failure(failure: Failure, promise: PromiseVerdict | None, *, shard: int, why: str = "") -> Example:

@@ -10,16 +10,18 @@ import base64
 import functools
 import hashlib
 import re
+from collections.abc import Sequence as Several
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from storecheck.report import words
-from storecheck.report.document import SCHEMA_ID, OutOfDate, Race, Run, Sequence
+from storecheck.report.document import SCHEMA_ID, OutOfDate, Race, Run, Sequence, Span
 
 _CODE = re.compile(r"`([^`]+)`")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+LOOSE = Markup('<span class="any" title="any value fails the same way">{}</span>')
 _VERSION = re.compile(r"v\d+")
 
 
@@ -64,6 +66,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         prose=prose,
+        loosened=loosened,
         day=words.day,
         seen=words.seen,
         duration=words.duration,
@@ -75,7 +78,7 @@ def _environment() -> Environment:
         authors=words.author_colours,
         window=_window,
         has_window=lambda race, process: _window(race, process) is not None,
-        has_cache=lambda sequence: any(step.cache.startswith("not read") for step in sequence.steps),
+        has_cache=lambda sequence: any(step.cache for step in sequence.steps),
         has_wrong=_has_wrong,
         counts=words.counts_sentence,
         size_text=words.size_text,
@@ -99,6 +102,20 @@ def prose(text: str) -> Markup:
     """Running text with `code` (a version becomes a chip) and **bold**."""
     marked = _BOLD.sub(r"<b>\1</b>", str(escape(text)))
     return Markup(_CODE.sub(_code, marked))  # noqa: S704 - escaped above
+
+
+def loosened(text: str, spans: Several[Span]) -> Markup:
+    """A call in which the values that may be anything are underlined."""
+    parts, at = [], 0
+    for span in spans:
+        parts += [escape(text[at : span.start])]
+        parts += [
+            Markup('<span class="any" title="any value fails the same way">{}</span>').format(
+                text[span.start : span.end]
+            )
+        ]
+        at = span.end
+    return Markup("").join([*parts, escape(text[at:])])
 
 
 def _code(match: re.Match[str]) -> str:

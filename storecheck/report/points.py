@@ -101,37 +101,18 @@ class Observation:
 
 
 @dataclass(slots=True)
-class _Recorder:
-    """Adds places and contents to what `TraceRecorder` notes."""
+class Places:
+    """Finds the lines of the code under test that made a call, and keeps the text of what it met.
 
-    inner: TraceRecorder
-    transform: Transform | None
-    files: Mapping[str, bytes]
-    with_places: bool = True
-    places: list[tuple[Place, ...]] = field(default_factory=list)
-    contents: dict[str, list[bytes | None]] = field(default_factory=dict)
+    Attributes:
+        transform: what plants a bug, so that the lines shown are those that ran.
+        sources: text of the code under test, by path.
+    """
+
+    transform: Transform | None = None
     sources: dict[str, list[str]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.contents.update({path: [content] for path, content in self.files.items()})
-
-    def call_ended(
-        self, *, context: Context, name: str, arguments: tuple[object, ...], result: object, error: BaseException | None
-    ) -> None:
-        """After every intercepted call."""
-        before = len(self.inner.lines)
-        self.inner.call_ended(context=context, name=name, arguments=arguments, result=result, error=error)
-        if len(self.inner.lines) == before:
-            return
-        self.places.append(self._stack(sys._getframe(1)) if self.with_places else ())  # noqa: SLF001 - the documented way to the caller's frame
-        for note in self.inner.lines[-1].notes:
-            published = _PUBLISHES.fullmatch(note)
-            if published is not None:
-                path = published[2] or published[3]
-                content = context.machine.files().get(f"{ROOT}/{path}")
-                self.contents.setdefault(path, [None]).append(content)
-
-    def _stack(self, frame: FrameType | None) -> tuple[Place, ...]:
+    def stack(self, frame: FrameType | None) -> tuple[Place, ...]:
         """The frames that are neither the verifier's nor the standard library's, outermost first."""
         found: list[Place] = []
         for _ in range(MAX_FRAMES):
@@ -157,6 +138,37 @@ class _Recorder:
         return Place(path=shown, line=line, text=text, function=frame.f_code.co_name, frame=id(frame))
 
 
+@dataclass(slots=True)
+class _Recorder:
+    """Adds places and contents to what `TraceRecorder` notes."""
+
+    inner: TraceRecorder
+    places_of: Places
+    files: Mapping[str, bytes]
+    with_places: bool = True
+    places: list[tuple[Place, ...]] = field(default_factory=list)
+    contents: dict[str, list[bytes | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contents.update({path: [content] for path, content in self.files.items()})
+
+    def call_ended(
+        self, *, context: Context, name: str, arguments: tuple[object, ...], result: object, error: BaseException | None
+    ) -> None:
+        """After every intercepted call."""
+        before = len(self.inner.lines)
+        self.inner.call_ended(context=context, name=name, arguments=arguments, result=result, error=error)
+        if len(self.inner.lines) == before:
+            return
+        self.places.append(self.places_of.stack(sys._getframe(1)) if self.with_places else ())  # noqa: SLF001 - the documented way to the caller's frame
+        for note in self.inner.lines[-1].notes:
+            published = _PUBLISHES.fullmatch(note)
+            if published is not None:
+                path = published[2] or published[3]
+                content = context.machine.files().get(f"{ROOT}/{path}")
+                self.contents.setdefault(path, [None]).append(content)
+
+
 def _is_project_file(path: str) -> bool:
     return path.endswith(".py") and "site-packages" not in path and not path.startswith((sys.prefix, sys.base_prefix))
 
@@ -176,7 +188,7 @@ def observe(
         ReplayDiverged: the code under test took another way than the schedule was recorded with.
     """
     runner = runner or Runner(program, transform=transform)
-    recorder = _Recorder(TraceRecorder(program.files), transform, program.files, with_places)
+    recorder = _Recorder(TraceRecorder(program.files), Places(transform), program.files, with_places)
     policy = FaultPlan(faults) if faults else None
     execution = runner.run(chooser, policy=policy, recorder=recorder, trace=True)
     places = {id(line): place for line, place in zip(recorder.inner.lines, recorder.places, strict=True)}
@@ -200,7 +212,7 @@ def _read(
         happenings=tuple(happenings),
         contents=recorder.contents,
         authors=authors,
-        sources=recorder.sources,
+        sources=recorder.places_of.sources,
     )
 
 

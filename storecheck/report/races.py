@@ -20,6 +20,7 @@ from storecheck.report.document import (
 )
 from storecheck.report.orders import SequentialModel, TooManyOrdersError, TriedOrder, shown_json, tried_orders
 from storecheck.report.points import Happening, Observation, Place
+from storecheck.report.sequences import flatten
 from storecheck.runner import Execution
 
 MAX_POINTS: Final = 80
@@ -128,6 +129,7 @@ def _points(observation: Observation, file: str, chosen: list[int], decisive: fr
                 process=process,
                 verb=VERBS.get(happening.verb, happening.verb),
                 what=_what(happening, observation, file),
+                loose=(),
                 note=_note(happening, importance, locked=locked, observation=observation, file=file),
                 sees=happening.sees if happening.file == file else None,
                 stale=happening.stale_against is not None,
@@ -255,16 +257,6 @@ def _decoded(content: bytes | None) -> Any:
         return json.loads(content)
     except ValueError:
         return content.decode("utf-8", "replace")
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Fields of nested objects by dotted name, values as JSON."""
-    if isinstance(value, dict) and value:
-        found: dict[str, str] = {}
-        for key, each in value.items():
-            found |= flatten(each, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix or "(whole file)": shown_json(value)}
 
 
 def expected_state(execution: Execution, model: SequentialModel | None) -> Any:

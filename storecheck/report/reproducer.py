@@ -46,6 +46,23 @@ def test_{name}() -> None:
     assert not report.failures, str(report)
 '''
 
+TOLD = '''"""{title}
+
+{kind} {id}, written by storecheck. Fails as long as the bug is there; needs pytest and storecheck, no Hypothesis.
+"""
+
+from pathlib import Path
+
+from storecheck.report.told import load
+
+
+def test_{name}() -> None:
+    """{promise}"""
+    document = load(Path(__file__).with_name("counterexample.json"))
+    told = document.play()
+    assert told.finding is None, told.finding.message
+'''
+
 
 def reproducer(*, template: str, identifier: str, kind: str, title: str, promise: str) -> str:
     """The text of the test file."""

@@ -1,12 +1,31 @@
-"""Tells a sequence from an observed run: operations one after the other, what the model says and what came."""
+"""Tells a sequence from an observed run: operations one after the other, what the model says and what came.
+
+Only what changed is told: `changes` and `differences` compare JSON values field by field.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
 from storecheck.program import Json
-from storecheck.report.document import Sequence, Step
+from storecheck.report.document import Difference, Sequence, Step
 from storecheck.report.orders import SequentialModel, same_json, shown_json
 from storecheck.report.points import Observation
 from storecheck.runner import Execution, OperationRecord
+
+ALL: Final = "(all)"
+"""Name of the field that a value is which is no object."""
+
+CACHED: Final = "file not read"
+"""How the view of a step begins that answered without reading the file."""
+
+MAX_CHANGES: Final = 3
+"""Changed fields of one step shown; the rest is counted."""
+
+MAX_DIFFERENCES: Final = 20
+MAX_VALUE_CHARACTERS: Final = 60
 
 
 def is_sequential(execution: Execution) -> bool:
@@ -25,17 +44,18 @@ def sequence_of(observation: Observation, *, file: str, model: SequentialModel |
     state: Json = None if model is None else model.begin(execution.program.files)
     steps: list[Step] = []
     disk = 0
-    expected = found = ""
+    wanted: Json = None
+    found: Json = None
+    about = ""
     for number, record in enumerate(execution.operations, start=1):
         before, result = state, None
         if model is not None:
             state, result = model.apply(state, record.operation)
         made = _version_after(observation, file, record)
-        returned = returned_by(record)
-        wrong = model is not None and record.outcome == "returned" and not same_json(result, record.result)
-        wrong = wrong or (model is not None and record.outcome == "raised")
-        if wrong and not expected:
-            expected, found = shown_json(result), returned
+        wrong = model is not None and (record.outcome == "raised" or not same_json(result, record.result))
+        if wrong and not about:
+            about = "returned"
+            wanted, found = result, record.result if record.outcome == "returned" else returned_by(record)
         content = observation.contents.get(file, [None])
         now = disk if made is None else made
         shown = content[now] if now < len(content) else None
@@ -44,19 +64,26 @@ def sequence_of(observation: Observation, *, file: str, model: SequentialModel |
                 number=number,
                 process=record.process,
                 call=str(record.operation),
-                model="" if model is None or (number > 1 and same_json(before, state)) else shown_json(state),
+                loose=(),
+                model="" if model is None else changes(before, state),
                 disk=now,
                 disk_changed=made is not None,
                 disk_bytes=None if shown is None else len(shown),
-                returned=returned,
+                returned=returned_by(record),
                 expected=shown_json(result) if wrong else None,
                 cache=_cache_view(observation, file, record),
             )
         )
         disk = now
-    if not expected and model is not None:
-        expected, found = shown_json(state), shown_json(model.stored(execution.files()))
-    return Sequence(file=file, steps=tuple(steps), expected=expected, found=found, with_model=model is not None)
+    if model is not None and not about:
+        about, wanted, found = file, state, model.stored(execution.files())
+    return Sequence(
+        file=file,
+        steps=tuple(steps),
+        about=about,
+        differences=tuple(differences(wanted, found)) if about else (),
+        with_model=model is not None,
+    )
 
 
 def returned_by(record: OperationRecord) -> str:
@@ -64,6 +91,53 @@ def returned_by(record: OperationRecord) -> str:
     if record.outcome == "returned":
         return shown_json(record.result)
     return f"{record.error}: {record.message}"
+
+
+# Comparing
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Fields of nested objects by dotted name, values as JSON; `ALL` for a value that is no object."""
+    if isinstance(value, dict) and value:
+        found: dict[str, str] = {}
+        for key, each in value.items():
+            found |= flatten(each, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix or ALL: json.dumps(value, ensure_ascii=False, default=repr)}
+
+
+def differences(expected: Any, found: Any) -> Iterator[Difference]:
+    """Every field in which two values differ, `MAX_DIFFERENCES` at most."""
+    wanted, there = _fields(expected, found), _fields(found, expected)
+    shown = 0
+    for name in dict.fromkeys((*wanted, *there)):
+        if wanted.get(name) != there.get(name) and shown < MAX_DIFFERENCES:
+            shown += 1
+            yield Difference(field=name, expected=_cut(wanted.get(name)), found=_cut(there.get(name)))
+
+
+def _fields(value: Any, other: Any) -> dict[str, str]:
+    """The fields of a value; an empty object has none where the other one is an object, too."""
+    return {} if value == {} and isinstance(other, dict) and other else flatten(value)
+
+
+def changes(before: Any, after: Any) -> str:
+    """What changed, in a few words; empty if nothing did."""
+    changed = [
+        f"{each.field} is gone" if each.found is None else f"{each.field} = {each.found}"
+        for each in differences(before, after)
+    ]
+    rest = f" and {len(changed) - MAX_CHANGES} more" if len(changed) > MAX_CHANGES else ""
+    return ", ".join(changed[:MAX_CHANGES]) + rest
+
+
+def _cut(text: str | None) -> str | None:
+    if text is None or len(text) <= MAX_VALUE_CHARACTERS:
+        return text
+    return f"{text[: MAX_VALUE_CHARACTERS - 2]}…{text[-1]}"
+
+
+# What an operation did to the file
 
 
 def _during(observation: Observation, record: OperationRecord) -> list[int]:
@@ -92,4 +166,4 @@ def _cache_view(observation: Observation, file: str, record: OperationRecord) ->
     if read:
         return f"read v{read[-1]}"
     looked = any(happening.target == file and happening.verb in ("stat", "lstat", "fstat") for happening in happenings)
-    return "not read, only looked at" if looked else ""
+    return f"{CACHED}, only its status" if looked else ""

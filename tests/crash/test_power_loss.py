@@ -38,6 +38,7 @@ from storecheck.pytest_plugin import Evidence
 from storecheck.runner import Runner
 from storecheck.schedule import PreemptionBounded, RandomSchedules
 from tests.crash.depth import cuts, cuts_of_many
+from tests.crash.telling import hold, hold_schedule
 
 
 def count(evidence: Evidence, report: CrashReport) -> None:
@@ -55,7 +56,7 @@ def test_every_crash_state_of_a_history_recovers(scenario: Scenario, evidence: E
     recording, oracle = record_scenario(scenario)
     report = check(recording, oracle, cuts=cuts(), recover=Recovery(scenario, store_process()))
     count(evidence, report)
-    assert not report.failures, str(report)
+    hold(report, scenario, oracle)
 
 
 @pytest.mark.promise("WRITE3")
@@ -65,7 +66,7 @@ def test_every_legal_state_is_whole(scenario: Scenario, evidence: Evidence) -> N
     recording, oracle = record_scenario(scenario)
     report = check(recording, oracle, cuts=None)
     count(evidence, report)
-    assert not report.failures, str(report)
+    hold(report, scenario, oracle)
 
 
 def check_recoveries(scenario: Scenario) -> CrashReport:
@@ -167,7 +168,7 @@ def test_every_crash_state_of_a_drawn_history_recovers(scenario: Scenario, evide
     report = check(recording, oracle, cuts=cuts(), recover=Recovery(scenario, store_process()))
     evidence.add(histories=1)
     count(evidence, report)
-    assert not report.failures, str(report)
+    hold(report, scenario, oracle)
 
 
 # Several writers
@@ -232,4 +233,4 @@ def test_crash_states_of_concurrent_writers_recover(
         report = check(recording, oracle, cuts=cuts_of_many())
         evidence.add(schedules=1)
         count(evidence, report)
-        assert not report.failures, f"{report}\nschedule {execution.choices}"
+        hold_schedule(report, program, execution.choices, file="/".join(filter(None, (directory, FILE))))

@@ -1,15 +1,19 @@
 """Makes the golden documents: runs the verifier on the store with planted bugs and keeps what it reports.
 
-`python -m tests.report.making` writes `golden/<mutant>.json`, each a run document with one failing example, and
-`golden/<mutant>.counterexample.json`. Run it when the store, the bugs or the document change. A bug that is not found
-is an error: nothing here is written by hand.
+`python -m tests.report.making` writes `golden/<name>.json`, each a run document with one failing example, and
+`golden/<name>.counterexample.json`. `CASES` are programs that are explored; `FAILING_TESTS` are tests of this project
+that are run with a planted bug, as `pytest --mutant` does. Run it when the store, the bugs or the document change. A
+bug that is not found is an error: nothing here is written by hand.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from storecheck.counterexample import from_failure
 from storecheck.explore import explore, sizes_of
 from storecheck.program import Json, ProcessProgram
 from storecheck.report import crashes
-from storecheck.report.document import Run, Shard, dumps
+from storecheck.report.document import Run, Shard, dumps, load
 from storecheck.report.examples import Origin, crash_example_of, example_of
 from tests.report.subject import FILE, explained
 
@@ -30,6 +34,7 @@ ADAPTER = "tests.report.subject:Gateway"
 CHECK = "tests.report.subject:explained"
 PLANTED = "tests.report.subject:planted"
 MAX_EXECUTIONS = 3_000
+TEST_TIMEOUT_S = 600
 
 START: dict[str, Json] = {"agent:main": {"model": "opus", "lastHeartbeatText": "ok", "totalTokens": 1204}}
 HUGE: dict[str, Json] = {"agent:main": {"model": "opus", "totalTokens": 12345678901234567890123}}
@@ -66,6 +71,33 @@ class Case:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingTest:
+    """A test of this project that fails with a planted bug, and whose failure is shown."""
+
+    name: str
+    mutant: str
+    node: str
+
+
+FAILING_TESTS = (
+    FailingTest(
+        name="machine-B54",
+        mutant="B54",
+        node="tests/stateful/test_machines.py::test_what_is_served_is_what_the_file_holds[0]",
+    ),
+    FailingTest(
+        name="history-B27",
+        mutant="B27",
+        node="tests/crash/test_power_loss.py::test_every_crash_state_of_a_history_recovers[file behind symbolic links]",
+    ),
+    FailingTest(
+        name="machine-B27",
+        mutant="B27",
+        node="tests/crash/test_power_loss_machine.py::test_histories_with_power_losses",
+    ),
+)
+
 HEARTBEAT = process(set_("lastHeartbeatText", "alert"))
 CASES = (
     Case(mutant="B76", processes=(process(op("load"), set_("model", "sonnet", name="set_from_base")), HEARTBEAT)),
@@ -89,6 +121,9 @@ CASES = (
     Case(mutant="B27", processes=(process(set_("model", "sonnet")),), crash=True),
     Case(mutant="B26", processes=(process(set_("model", "sonnet")),), crash=True),
 )
+
+NAMES = (*(case.mutant for case in CASES), *(test.name for test in FAILING_TESTS))
+"""Of the golden documents."""
 
 
 def make(case: Case) -> tuple[Run, dict[str, Any]]:
@@ -130,6 +165,24 @@ def make(case: Case) -> tuple[Run, dict[str, Any]]:
     return run_of(example), document.to_json()
 
 
+def fail(test: FailingTest) -> tuple[Run, dict[str, Any]]:
+    """Run a test with a planted bug, in a process of its own, and take its failing example from the report.
+
+    Raises:
+        LookupError: the test did not fail, or left no counterexample.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        options = ["-q", "-p", "no:cacheprovider", "--job", "gate", "--mutant", test.mutant, "--report-dir", scratch]
+        command = [sys.executable, "-m", "pytest", test.node, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_S, check=False)
+        report = Path(scratch, "run.json")
+        examples = load(report).examples if report.is_file() else ()
+        if not examples or examples[0].kind == "test":
+            raise LookupError(f"{test.node} left no counterexample with {test.mutant}:\n{done.stdout[-2000:]}")
+        document = json.loads(Path(scratch, "failures", examples[0].id, "counterexample.json").read_text("utf-8"))
+    return run_of(replace(examples[0], first_seen="", shards=(1,))), document
+
+
 def run_of(*examples: Any) -> Run:
     """A run that found these, and nothing else is known of."""
     shard = Shard(
@@ -144,17 +197,21 @@ def run_of(*examples: Any) -> Run:
 
 
 def main(wanted: list[str]) -> None:
-    """Write the golden documents of all bugs, or of those named."""
+    """Write all golden documents, or those named."""
     GOLDEN.mkdir(exist_ok=True)
-    for case in CASES:
-        if wanted and case.mutant not in wanted:
+    jobs: dict[str, Callable[[], tuple[Run, dict[str, Any]]]] = {
+        **{case.mutant: functools.partial(make, case) for case in CASES},
+        **{test.name: functools.partial(fail, test) for test in FAILING_TESTS},
+    }
+    for name, job in jobs.items():
+        if wanted and name not in wanted:
             continue
-        run, document = make(case)
-        (GOLDEN / f"{case.mutant}.json").write_text(dumps(run), encoding="utf-8")
+        run, document = job()
+        (GOLDEN / f"{name}.json").write_text(dumps(run), encoding="utf-8")
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        (GOLDEN / f"{case.mutant}.counterexample.json").write_text(text, encoding="utf-8")
+        (GOLDEN / f"{name}.counterexample.json").write_text(text, encoding="utf-8")
         example = run.examples[0]
-        sys.stdout.write(f"{case.mutant} {example.kind} {example.id} {example.promise}: {example.title}\n")
+        sys.stdout.write(f"{name} {example.kind} {example.id} {example.promise}: {example.title}\n")
 
 
 if __name__ == "__main__":

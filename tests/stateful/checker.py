@@ -341,9 +341,20 @@ def attempt(package: Any, call: Callable[[], Any]) -> tuple[Any, FailureKind | N
         return None, "mutator"
 
 
+class DisagreementError(AssertionError):
+    """The store and the model differ, and in what."""
+
+    def __init__(self, what: str, *, found: object, expected: object) -> None:
+        super().__init__(f"{what}:\n  the store: {found!r}\n  the model: {expected!r}")
+        self.what = what
+        self.found = found
+        self.expected = expected
+
+
 def same(what: str, found: object, expected: object) -> None:
-    """Fail, showing both, unless they are the same: `repr` tells 1, 1.0 and True apart, and sees the order of dicts."""
-    assert repr(found) == repr(expected), f"{what}:\n  the store: {found!r}\n  the model: {expected!r}"
+    """Raise DisagreementError unless they are the same: `repr` tells 1 and True apart, and sees the order of dicts."""
+    if repr(found) != repr(expected):
+        raise DisagreementError(what, found=found, expected=expected)
 
 
 def scribble(value: Any) -> None:

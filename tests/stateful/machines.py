@@ -31,8 +31,10 @@ from models.workloads import (
     PutEntry,
     SetField,
 )
-from tests.stateful.checker import STORE, Checker, Taken, Target, Way
-from tests.stateful.world import SETTLE_NS, World
+from storecheck.report.told import attach
+from tests.stateful.checker import STORE, Taken, Target, Way
+from tests.stateful.telling import PLAYER, TellingChecker, TellingWorld
+from tests.stateful.world import SETTLE_NS
 
 ALIASES = ("absolute", "relative", "dots", "linked directory", "linked file")
 MS = NS_PER_MS
@@ -51,18 +53,30 @@ pick = st.integers(min_value=0, max_value=11)
 def run(machine: type[StoreMachine], *, number: int, evidence: Any) -> None:
     """Run a machine as a test; `number` tells its repetitions apart where the search is otherwise fixed."""
     steps = 0
+    lines: list[str] = []
+    first_steps: int | None = None
 
     class Counted(machine):  # type: ignore[misc, valid-type]
         def teardown(self) -> None:
-            nonlocal steps
+            nonlocal steps, lines, first_steps
             steps += self.steps_done()
+            if self.checker is not None and self.checker.broken:
+                lines = self.checker.lines
+                first_steps = first_steps or len(lines)
             super().teardown()
 
     Counted.__name__ = Counted.__qualname__ = machine.__name__
     # `derandomize` alone would draw the same for every number; an explicit seed would make `search` repeat itself.
     seeded = seed(number)(Counted) if settings().derandomize else Counted
-    run_state_machine_as_test(seeded)
-    evidence.add(steps=steps)
+    try:
+        run_state_machine_as_test(seeded)
+    except Exception as error:
+        # What failed last is the minimal example: Hypothesis ends with it.
+        if lines:
+            attach(error, player=PLAYER, lines=lines, first_steps=first_steps)
+        raise
+    finally:
+        evidence.add(steps=steps)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -72,15 +86,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.checker: Checker | None = None
+        self.checker: TellingChecker | None = None
 
-    def start(self, **options: Any) -> Checker:
+    def start(self, **options: Any) -> TellingChecker:
         """Make the world; the first rule of every machine."""
-        self.checker = Checker(World(images=self.images, **options))
+        self.checker = TellingChecker(TellingWorld([], images=self.images, **options))
         return self.checker
 
     @property
-    def check(self) -> Checker:
+    def check(self) -> TellingChecker:
         """The checker of this example."""
         assert self.checker is not None, "a machine starts with its world"
         return self.checker

@@ -1,0 +1,167 @@
+"""Failures of tests that are no programs: a test writes down its calls, and a player of the project does them again.
+
+State machines and crash histories work through code of their own, which the verifier does not know. Such a test
+attaches a `ToldCounterexample` to its exception: calls as lines, and the import path of a *player*, a function that
+does them and says for each step what was seen. So their failures are shown and replayed like all others, without
+Hypothesis. `retelling` makes the failing example. Only the player does calls; nothing here evaluates one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from storecheck.counterexample import CounterexampleError
+from storecheck.program import Json, expect_list, expect_object, expect_text
+from storecheck.report.crashes import RecordedCrash
+from storecheck.report.document import Difference, Step
+
+FORMAT: Final = "storecheck-told-counterexample"
+VERSION: Final = 1
+
+_MEMBERS: Final = frozenset({"format", "version", "title", "player", "calls", "finding"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldFinding:
+    """What went wrong.
+
+    Attributes:
+        about: what differs, such as `returned`; the same for the same failure.
+        message: as the test said it.
+        differences: expected against found, field by field; empty if it was no comparison.
+    """
+
+    about: str
+    message: str
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a player saw.
+
+    Attributes:
+        file: the file that the failure is about.
+        steps: one per call that is worth showing; the last one failed, if there is a finding.
+        finding: what went wrong, or None if nothing did.
+        environment: what the run depended on, in words.
+        crash: the power loss that broke the promise, or None.
+    """
+
+    file: str
+    steps: tuple[Step, ...]
+    finding: ToldFinding | None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    crash: RecordedCrash | None = None
+
+
+Player = Callable[[Sequence[str]], Told]
+"""Does the calls, in order, until one fails. Raises CallError for a line that it does not understand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldCounterexample:
+    """A failing test as calls.
+
+    Attributes:
+        title: one line.
+        player: import path of what does the calls, `module:function`.
+        calls: one line each.
+        finding: what was wrong, as the test said it.
+    """
+
+    title: str
+    player: str
+    calls: tuple[str, ...]
+    finding: str
+
+    def to_json(self) -> dict[str, Json]:
+        """The document."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "title": self.title,
+            "player": self.player,
+            "calls": list(self.calls),
+            "finding": self.finding,
+        }
+
+    def play(self) -> Told:
+        """Do the calls again.
+
+        Raises:
+            CounterexampleError: the player cannot be imported, or does not understand a call.
+        """
+        return play(self.player, self.calls)
+
+
+def play(player: str, lines: Sequence[str]) -> Told:
+    """Have a player do calls.
+
+    Raises:
+        CounterexampleError: the player cannot be imported, or does not understand a call.
+    """
+    module, _, name = player.partition(":")
+    try:
+        found = cast("Player", getattr(importlib.import_module(module), name))
+        return found(lines)
+    except Exception as error:  # a player is code of the project: whatever it raises, there is no play to be told
+        raise CounterexampleError(
+            f"{player!r} cannot play these {len(lines)} calls: {type(error).__name__}: {error}"
+        ) from error
+
+
+def from_json(document: object) -> ToldCounterexample:
+    """The inverse of `ToldCounterexample.to_json`.
+
+    Raises:
+        CounterexampleError, ProgramError: with the place of what is wrong.
+    """
+    fields = expect_object(document, "document")
+    if fields.get("format") != FORMAT or fields.get("version") != VERSION:
+        raise CounterexampleError(
+            f"format is {fields.get('format')!r}, version {fields.get('version')!r}; expected {FORMAT!r}, {VERSION}"
+        )
+    if unknown := set(fields) - _MEMBERS:
+        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    lines = expect_list(fields.get("calls"), "calls")
+    return ToldCounterexample(
+        title=expect_text(fields.get("title"), "title"),
+        player=expect_text(fields.get("player"), "player"),
+        calls=tuple(expect_text(line, f"calls[{index}]") for index, line in enumerate(lines)),
+        finding=expect_text(fields.get("finding"), "finding"),
+    )
+
+
+def load(path: Path) -> ToldCounterexample:
+    """Read a document.
+
+    Raises:
+        CounterexampleError: naming the file and what is wrong.
+    """
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CounterexampleError(f"{path}: {error}") from error
+
+
+def attach(error: BaseException, *, player: str, lines: Iterable[str], first_steps: int | None = None) -> None:
+    """Give an exception its counterexample, for the report to find.
+
+    Args:
+        error: what the test raises.
+        player: see `ToldCounterexample`.
+        lines: the calls of the failing run.
+        first_steps: calls of the first failing run, before shrinking.
+    """
+    message = "\n".join(line for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    told: Any = error
+    told.counterexample = ToldCounterexample(
+        title=message.splitlines()[0], player=player, calls=tuple(lines), finding=message
+    )
+    told.found_sizes = None if first_steps is None else {"steps": first_steps}
