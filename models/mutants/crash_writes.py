@@ -10,6 +10,7 @@ from models.mutants.planting import Mutant, Patch
 
 _POWER_LOSS = "tests/crash/test_power_loss.py::test_every_crash_state_of_a_history_recovers"
 _FAILING = "tests/crash/test_failing_calls.py::test_a_failing_call_leaves_nothing_wrong"
+_INTERRUPTED = "tests/crash/test_failing_calls.py::test_an_interrupt_at_any_call_leaves_nothing_wrong"
 _REFUSED = "tests/crash/test_refused_files.py"
 
 _FSYNC = """and a second one would lie.
@@ -46,11 +47,36 @@ _PUBLISH_OR_DROP = """            identity = self._publish(content)
 """
 
 
+_RELEASE = """        finally:
+            # Twice, and here instead of in a `with` statement: see `__del__`. Whatever a signal handler interrupts, the
+            # other call makes good before the caller goes on.
+            try:
+                self.release()
+            finally:
+                self.release()
+        return result
+"""
+_RELEASE_UNLESS_INTERRUPTED = """        except Exception:
+            self.release()
+            raise
+        self.release()
+        return result
+"""
+
+
 def _files(*replacements: tuple[str, str]) -> tuple[Patch, ...]:
     return tuple(Patch("files", old, new) for old, new in replacements)
 
 
 CRASH_MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "B21c",
+        "lock: not given back when interrupted",
+        "The lock is given back when an update ends or fails, but not when KeyboardInterrupt comes between.",
+        "LOCK5",
+        (Patch("store", _RELEASE, _RELEASE_UNLESS_INTERRUPTED),),
+        (f"{_INTERRUPTED}[update-interrupt before]",),
+    ),
     Mutant(
         "B24",
         "write: no fsync before the rename",

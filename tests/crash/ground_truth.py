@@ -39,8 +39,10 @@ from storecheck.crash.savers import SAVERS
 from storecheck.machine import MOUNT, Machine, Process
 from tests.crash.real_failures import FAILURE_PROBES, FailureProbe, failure_table, observed, simulated, why_not
 from tests.crash.real_failures import Outcome as FailureOutcome
+from tests.crash.visibility import visibility_table
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "crash-states.md"
 IMAGE_BYTES = 16 * 1024 * 1024
 PROBE_TIMEOUT_S = 60
 COMMIT_DELAY_S = 1.75
@@ -255,11 +257,21 @@ def saver_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def rewrite(page: Path, mark: str, content: str) -> None:
-    """Put content between the marks of a page."""
+def rewrite(mark: str, content: str) -> None:
+    """Put content between the marks of the page."""
     begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
-    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    page.write_text(head + begin + content + end + rest.partition(end)[2], encoding="utf-8")
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(head + begin + content + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def rows_between(mark: str) -> list[list[str]]:
+    """The cells of a table in the page, without its head."""
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    content, end, _ = rest.partition(f"<!-- /{mark} -->\n")
+    if not end:
+        raise LookupError(f"{PAGE.name} has no part called {mark}")
+    lines = [line for line in content.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def pull_all_plugs() -> tuple[str, bool]:
@@ -288,17 +300,17 @@ def meet_all_failures() -> tuple[str, bool]:
 
 def main() -> None:
     """Count, run all probes, and write the tables into the documentation."""
-    page = ROOT / "docs" / "crash-states.md"
-    rewrite(page, "savers", saver_table())
+    rewrite("savers", saver_table())
+    rewrite("visible", visibility_table())
     impossible = missing() or "".join(filter(None, {why_not(probe) for probe in FAILURE_PROBES}))
     if impossible:
         # No error: a machine that does not permit this is no fault of the store. The tables stay as they are.
         sys.stderr.write(f"SKIPPED, the tables of what was found are not rewritten: {impossible}\n")
         return
     failures, failures_agree = meet_all_failures()
-    rewrite(page, "failures", f"Linux {platform.release()}.\n\n{failures}")
+    rewrite("failures", f"Linux {platform.release()}.\n\n{failures}")
     plugs, plugs_agree = pull_all_plugs()
-    rewrite(page, "ground truth", f"Linux {platform.release()}.\n\n{plugs}")
+    rewrite("ground truth", f"Linux {platform.release()}.\n\n{plugs}")
     if not plugs_agree:
         sys.exit("an outcome is in no model: the model is too strong")
     if not failures_agree:

@@ -15,7 +15,7 @@ from models.crashes import FILE
 from storecheck.crash import EXT4_NOLOCK
 from storecheck.pytest_plugin import Evidence
 from tests.crash import ground_truth
-from tests.crash.ground_truth import PROBES, ROOT, Probe, allowed, pull_the_plug, saver_table, shown
+from tests.crash.ground_truth import PROBES, Probe, allowed, pull_the_plug, rows_between, saver_table, shown
 from tests.crash.real_failures import FAILURE_PROBES, FailureProbe, observed, simulated, why_not
 
 IN_EVERY_RUN = [
@@ -58,17 +58,6 @@ def test_a_real_failure_ends_as_the_simulated_one(probe: FailureProbe, tmp_path:
 
 
 # The tables in the documentation
-
-PAGE = ROOT / "docs" / "crash-states.md"
-
-
-def rows_between(mark: str) -> list[list[str]]:
-    """The cells of a table in the page, without its head."""
-    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
-    content, end, _ = rest.partition(f"<!-- /{mark} -->\n")
-    assert end, f"{PAGE.name} has no part called {mark}"
-    lines = [line for line in content.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def test_the_documented_counts_are_those_of_today() -> None:
