@@ -657,6 +657,47 @@ class TestRules:
         ]
         assert check((first, second, spare, *rest, *again), REGISTER).status == "illegal"
 
+    def test_a_value_read_may_have_begun_in_several_ways(self) -> None:
+        """A put of the whole explains a read, although a put of its beginning is over; and the other way round."""
+
+        def of(name: str, text: str) -> Call:
+            return Call(name=name, argument=["k", text])
+
+        late = Operation(process="late", task="t", identifier=0, call=of("append", "y"), invoked_at=0, responded_at=99)
+        got = Call(name="get", argument=["k"], result="xy")
+        again = (of("put", "xy"), of("put", "x"), of("put", "q"))
+        assert check((late, *sequence(*again, of("put", "xy"), got)), KEY_VALUE).status == "ok"
+        assert check((late, *sequence(*again, of("put", "x"), got)), KEY_VALUE).status == "ok"
+        assert check((late, *sequence(*again, got)), KEY_VALUE).status == "illegal"
+
+    @given(
+        drawn=st.lists(
+            st.tuples(
+                st.sampled_from(["get", "put", "append", "append"]),
+                st.sampled_from(["x", "y", "xy", "q", ""]),
+                st.integers(0, 30),
+                st.integers(0, 30),
+            ),
+            min_size=6,
+            max_size=14,
+        )
+    )
+    def test_an_execution_with_texts_that_begin_alike_is_legal(self, drawn: list[tuple[str, str, int, int]]) -> None:
+        """However many ways there are to a value that was read, the one that it took is not given up."""
+        value = ""
+        operations = []
+        for number, (name, text, before, after) in enumerate(drawn):
+            value = {"get": value, "put": text, "append": value + text}[name]
+            call = Call(
+                name=name,
+                argument=["k"] if name == "get" else ["k", text],
+                result=value if name == "get" else None,
+            )
+            # Takes effect at its moment; ten moments apart, so that some overlap.
+            moment = 100 + 10 * number
+            operations.append((call, moment - before, before + after))
+        assert check(numbered(operations), KEY_VALUE).status == "ok"
+
     def test_an_object_may_choose(self) -> None:
         """Of the states that a call may leave behind, each is followed."""
         added = [Call(name="add", argument=0), Call(name="add", argument=1), Call(name="take")]

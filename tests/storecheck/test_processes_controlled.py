@@ -152,6 +152,20 @@ def test_a_different_answer_is_reported_at_its_call() -> None:
         assert runner.replay_script(first_script(runner)).agrees
 
 
+def test_another_result_or_file_is_reported_although_every_call_agrees() -> None:
+    """What operations returned and what is on the disk are compared as well, and both sides are shown."""
+    with ControlledRunner(counting("RenamingCounter")) as runner:
+        script = first_script(runner)
+        first = script.execution.operations[0]
+        told = replace(script.execution, operations=[replace(first, result=7), *script.execution.operations[1:]])
+        divergence = runner.replay_script(replace(script, execution=told)).divergence
+        assert "the simulation says ('returned', 7, None, None)" in divergence
+        assert f"reality ('returned', {first.result}, None, None)" in divergence
+        script.execution.machine.mount.entries["store"].entries["counter"].content[:] = b"9"
+        divergence = runner.replay_script(script).divergence
+        assert divergence == "counter: the simulation left b'9', reality b'2'"
+
+
 def test_a_lock_that_the_kernel_refuses_is_reported() -> None:
     """A script that lets two processes hold one lock is no script of this world."""
     with ControlledRunner(counting("LockedCounter")) as runner:
