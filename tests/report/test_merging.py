@@ -75,6 +75,47 @@ def test_the_same_bug_of_two_shards_is_one_entry() -> None:
     assert exit_status(run) == 1
 
 
+def test_no_cause_is_dropped_and_the_smallest_example_is_shown() -> None:
+    """Two races with different causes stay two entries; of one cause the smallest example is shown."""
+    (race,) = shard(1, mutant="B76").examples
+    large, small = replace(race, inputs="a long program"), replace(race, inputs="short", shards=(2,))
+    other = replace(race, id="race-other", fingerprint="other", shards=(3,))
+    run = merge(
+        [replace(shard(number), examples=(example,)) for number, example in enumerate((large, small, other), start=1)]
+    )
+    assert [(each.inputs, each.shards) for each in run.examples] == [("short", (1, 2)), (race.inputs, (3,))]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([{}, {"tests_passed": 2}], {"outcome": "passed", "tests_passed": 3, "evidence": {"steps": 14}}),
+        ([{}, {"outcome": "FAILED", "tests_failed": 1}], {"outcome": "FAILED", "tests_failed": 1}),
+        ([{}, {"outcome": "not verified", "tests_passed": 0}], {"outcome": "passed"}),
+        ([{}, {"outcome": "not verified", "tests_unfinished": 1}], {"outcome": "not verified", "tests_unfinished": 1}),
+        ([{"outcome": "not verified", "tests_passed": 0}] * 2, {"outcome": "not verified"}),
+        ([{"tests": ("b", "a")}, {"tests": ("c", "a")}], {"tests": ("a", "b", "c")}),
+        (
+            [{"mutants_killed": ("B2", "B1")}, {"mutants_survived": ("B1",)}],
+            {"outcome": "FAILED", "mutants_killed": ("B2",), "mutants_survived": ("B1",)},
+        ),
+        (
+            [{"mutants_untried": ("B1", "B2", "B3")}, {"mutants_killed": ("B2",), "mutants_untried": ("B1", "B3")}],
+            {"outcome": "passed", "mutants_killed": ("B2",), "mutants_untried": ("B1", "B3")},
+        ),
+    ],
+    ids=["passed", "failed", "elsewhere", "unfinished", "nowhere", "tests", "survivor", "untried"],
+)
+def test_a_promise_is_what_all_shards_say_of_it(parts: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    """Passed only if it was verified somewhere and failed nowhere; a bug that survived anywhere has survived."""
+    shards = [
+        replace(shard(number, len(parts)), promises=(replace(KEPT, **changes),))
+        for number, changes in enumerate(parts, start=1)
+    ]
+    (promise,) = merge(shards).promises
+    assert {name: getattr(promise, name) for name in expected} == expected
+
+
 def test_a_missing_shard_is_exit_3(tmp_path: Path) -> None:
     """A shard that did not report makes the run incomplete, though nothing failed."""
     status, output = merged(write(tmp_path, shard(1), shard(3)))
@@ -155,6 +196,8 @@ def test_runs_are_kept_and_compared(tmp_path: Path) -> None:
     ]
     # The first of three shards only: nothing to compare later runs with.
     late = replace(shard(1), started_at="2026-01-04T00:00:00+00:00")
+    with pytest.raises(MergeError, match="not kept"):
+        keep(merge([late]), history)
     assert merged(write(tmp_path / "4", late), "--keep", str(history))[0] == 3
     assert len(list(history.iterdir())) == 3
 
