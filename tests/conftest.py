@@ -23,7 +23,7 @@ _COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("gate", _COMMON, derandomize=True, database=None, max_examples=60, stateful_step_count=30)
-settings.register_profile("verify", _COMMON, derandomize=True, database=None, max_examples=150, stateful_step_count=50)
+settings.register_profile("verify", _COMMON, derandomize=True, database=None, max_examples=150, stateful_step_count=40)
 settings.register_profile("deep", _COMMON, derandomize=True, database=None, max_examples=1000, stateful_step_count=80)
 settings.register_profile("search", _COMMON, max_examples=1000, stateful_step_count=80)
 settings.load_profile("gate")  # --hypothesis-profile, read later, wins
