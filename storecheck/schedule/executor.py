@@ -553,6 +553,11 @@ class Executor:
             frame = task.greenlet
             if frame is None:
                 continue
+            member = task.member
+            if not frame.dead and member.active is not None and member.active is not task:
+                # Its `finally` blocks look for themselves, as `threading` does in its table of threads.
+                member.activate(member.active, task)
+                member.active = task
             for _ in range(CLEANUP_THROWS_MAX):
                 if frame.dead:
                     break

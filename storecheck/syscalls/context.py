@@ -100,6 +100,10 @@ class Context:
         self.enter = self.enter_unnoticed = _boot
         self.ident = MAIN_IDENT
 
+    def is_unwinding(self) -> bool:
+        """Whether the process has ended or the run is over: its frames then only unwind, and nothing they do counts."""
+        return self.enter is _ended or (self.executor is not None and self.executor.over)
+
     def running(self) -> tuple[Executor, Member]:
         """The run and the process; an error outside a run."""
         if self.executor is None or self.member is None:

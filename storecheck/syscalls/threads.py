@@ -55,6 +55,11 @@ def _check_arguments(blocking: bool, timeout: float) -> None:
         raise OverflowError("timeout value is too large")
 
 
+def _misuse(context: Context, message: str) -> BaseException:
+    """What a wrong release raises. In frames that unwind it is not wrong: the lock was given up while they waited."""
+    return ProcessKilled() if context.is_unwinding() else RuntimeError(message)
+
+
 class Lock:
     """`threading.Lock` of a simulated process."""
 
@@ -85,7 +90,9 @@ class Lock:
         executor, _ = context.running()
         deadline_ns = _deadline_ns(executor, timeout)
         task = executor.current
-        assert task is not None
+        if task is None:
+            # The run is over, and a `finally` of a thread that never ended wants the lock.
+            raise ProcessKilled
         while self.holder is not None:
             self.waiting.append(task)
             woken = context.block(LockWait(self), deadline_ns=deadline_ns)
@@ -99,7 +106,7 @@ class Lock:
     def release(self) -> None:
         """Free the lock; those who wait compete for it."""
         if self.holder is None:
-            raise RuntimeError("release unlocked lock")
+            raise _misuse(self._context, "release unlocked lock")
         context = self._context
         member = context.member
         if member is not None and member.live > 1:
@@ -168,7 +175,7 @@ class RLock:
     def release(self) -> None:
         """Give it back once."""
         if self.owner != self._context.ident:
-            raise RuntimeError("cannot release un-acquired lock")
+            raise _misuse(self._context, "cannot release un-acquired lock")
         self._count -= 1
         if self._count == 0:
             self.owner = 0
@@ -189,7 +196,7 @@ class RLock:
 
     def _release_save(self) -> tuple[int, int]:
         if self.owner != self._context.ident:
-            raise RuntimeError("cannot release un-acquired lock")
+            raise _misuse(self._context, "cannot release un-acquired lock")
         state = (self._count, self.owner)
         self._count = self.owner = 0
         self._lock.release()
@@ -314,7 +321,11 @@ class _Threads:
                 pass
             except ProcessKilled:
                 raise
-            except Exception as error:  # noqa: BLE001 - as `_thread` does: told, and the thread is over
+            except Exception as error:
+                if context.is_unwinding():
+                    # No instruction of an ended process runs: its `finally` blocks do only to free the frames.
+                    raise ProcessKilled from error
+                # As `_thread` does: told, and the thread is over.
                 sys.stderr.write(f"Exception ignored in simulated thread: {error!r}\n")
             sentinel = context.sentinels.pop(ident, None)
             if isinstance(sentinel, Lock) and sentinel.holder is not None:
@@ -348,7 +359,7 @@ class _Threads:
     def excepthook(self, details: Any, /) -> None:
         import _thread as real_thread
 
-        if not issubclass(details.exc_type, ProcessKilled | SystemExit):
+        if not issubclass(details.exc_type, ProcessKilled | SystemExit) and not self._context.is_unwinding():
             real_thread._excepthook(details)
 
 

@@ -359,3 +359,49 @@ class Anything:
         except OSError as error:
             return error.errno
         return None
+
+
+class Clumsy:
+    """Threads whose `finally` blocks need what is no longer there when their process has ended."""
+
+    def __init__(self, root: str) -> None:
+        self._path = os.path.join(root, "lock")
+        self._condition = threading.Condition()
+        self._names: dict[int, str] = {}
+
+    def leave_threads_behind(self) -> bool:
+        """End while one thread waits for a condition, one for a lock, one for a file lock, and one sleeps."""
+        held = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threads = (self._wait_for_condition, self._wait_for_file, self._sleep_in_condition)
+        for work in threads:
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(1)
+        return True
+
+    def fail_in_thread(self) -> bool:
+        """A thread fails while its process lives."""
+        thread = threading.Thread(target=lambda: self._names[7])
+        thread.start()
+        thread.join()
+        return True
+
+    def _wait_for_condition(self) -> None:
+        with self._condition:
+            self._condition.wait()
+
+    def _sleep_in_condition(self) -> None:
+        with self._condition:
+            try:
+                self._names[threading.get_ident()] = "sleeps"
+                time.sleep(100)
+            finally:
+                self._condition.notify_all()
+                del self._names[threading.get_ident()]
+
+    def _wait_for_file(self) -> None:
+        descriptor = os.open(self._path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        finally:
+            os.close(descriptor)

@@ -324,6 +324,28 @@ def test_kills_are_explored_at_every_call() -> None:
     assert len(killed_at) >= 10
 
 
+@pytest.mark.parametrize("kills", [0, 1])
+@pytest.mark.parametrize("strategy", [PreemptionBounded(1), RandomSchedules(executions=60)], ids=["bounded", "random"])
+def test_threads_that_an_ended_process_leaves_behind_say_nothing(
+    strategy: PreemptionBounded | RandomSchedules, kills: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A process that ends, or is killed, takes its threads with it: what their frames do on the way out is no error."""
+    program = Program(
+        adapter=f"{SUBJECTS}:Clumsy", processes=(process(Operation("leave_threads_behind")),) * 2, kills=kills
+    )
+    result = explore(program, strategy=strategy, max_executions=60)
+    assert result.failure is None, result
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_in_a_thread_of_a_living_process_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Only what an ended process does on the way out is quiet."""
+    program = Program(adapter=f"{SUBJECTS}:Clumsy", processes=(process(Operation("fail_in_thread")),))
+    result = explore(program, strategy=PreemptionBounded(0), check=both_answers)
+    assert result.failure is None, result
+    assert "KeyError: 7" in capfd.readouterr().err
+
+
 def test_finalizers_of_an_ended_process_reach_no_machine() -> None:
     """What a process leaves in its globals is collected later: its finalizer writes into no run, this or the next."""
 
