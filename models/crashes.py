@@ -241,6 +241,8 @@ def oracle_of(
 class CompanionRule:
     """Backups and copies are whole wherever they show, and there before what they were made of is replaced.
 
+    An older backup goes only when enough newer ones are there.
+
     Attributes:
         file: the store file.
         versions: its content by number.
@@ -256,6 +258,10 @@ class CompanionRule:
         for path, entry in state.tree.items():
             if _is_companion(path, self.file) and entry.content not in self.versions:
                 return Violation("other file", f"{path} is there with {entry}, and is no version of the store")
+        kept = min(MAX_BACKUPS, sum(BACKUP_MARK in path for path in self.companions[acknowledged]))
+        backups = sum(path.startswith(self.file + BACKUP_MARK) for path in state.tree)
+        if backups < kept:
+            return Violation("other file", f"{backups} backups are there of {kept} that are to be kept")
         found = state.tree.get(self.file)
         content = None if found is None else found.content
         number = next(n for n in range(begun, acknowledged - 1, -1) if self.versions[n] == content)
@@ -356,8 +362,12 @@ def _look_at_names(machine: Machine, file: str) -> str | None:
     return f"the save after the crash left {backups} backups" if backups > MAX_BACKUPS else None
 
 
+@functools.lru_cache(maxsize=64)
 def expected_sessions(entry: Entry | None) -> dict[str, Any] | None:
-    """The sessions in a store file, read by Python's own parser; empty if there is none, None if it is corrupt."""
+    """The sessions in a store file, read by Python's own parser; empty if there is none, None if it is corrupt.
+
+    Not to be changed: most states of a history have one of few contents, and share what was read of it.
+    """
     if entry is None:
         return {}
     try:
