@@ -60,6 +60,7 @@ def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promi
         ("Locked", "ext4-ordered", "acknowledged 'P1.0' is lost", "rename of"),
         ("ForgetsTheDirectory", "ext4-ordered", "acknowledged 'P1.0' is lost", "rename of"),
         ("InPlace", "ext4-ordered", "the store cannot be read any more", ""),
+        ("StaleLock", "ext4-ordered", "the next writer cannot go on: TimeoutError", ""),
     ],
 )
 def test_a_power_loss_is_told_with_what_was_lost(subject: str, model: str, said: str, lost: str) -> None:
