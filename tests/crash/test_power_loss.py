@@ -189,17 +189,42 @@ def writers(directory: str, *, kills: int = 0) -> Program:
 
 
 MAX_SCHEDULES = 60
+KEYS = ("a", "b", "c")
 
 
 def counts_in(content: bytes | None) -> dict[str, int]:
-    """The counters of both writers in one version."""
+    """The counters of all writers in one version."""
     sessions = expected_sessions(None if content is None else Entry("file", content)) or {}
-    return {key: sessions[key]["count"] for key in ("a", "b") if key in sessions}
+    return {key: sessions[key]["count"] for key in KEYS if key in sessions}
 
 
 def sum_of_all_adds_is_kept(recording: Recording, versions: list[bytes | None]) -> None:
     """The versions count up one by one: no writer built on an older one."""
     assert [sum(counts_in(content).values()) for content in versions] == list(range(len(versions))), recording.marks()
+
+
+def check_schedules(program: Program, strategy: PreemptionBounded | RandomSchedules, evidence: Evidence) -> None:
+    """Judge the crash states of the program's runs under a search's schedules."""
+    directory = program.parameters["directory"]
+    file = "/".join(filter(None, (str(directory), FILE)))
+    runner = Runner(program)
+    disk = Disk.of(runner.new_machine())
+    search = strategy.search(program)
+    for _ in range(MAX_SCHEDULES):
+        chooser = search.next_chooser()
+        if chooser is None:
+            break
+        execution = runner.run(chooser, trace=True)
+        search.executed(execution.choices)
+        assert execution.deadlock is None
+        assert execution.trace is not None
+        recording, versions = number_publications(Recording(disk=disk, events=tuple(execution.trace)), name=FILE)
+        sum_of_all_adds_is_kept(recording, versions)
+        oracle = Oracle(path=f"store/{file}", versions=versions, marks=recording.marks())
+        report = check(recording, oracle, cuts=cuts_of_many())
+        evidence.add(schedules=1)
+        count(evidence, report)
+        hold_schedule(report, program, execution.choices, file=file)
 
 
 @pytest.mark.promise("WRITE3")
@@ -213,24 +238,28 @@ def test_crash_states_of_concurrent_writers_recover(
     strategy: PreemptionBounded | RandomSchedules, directory: str, kills: int, evidence: Evidence
 ) -> None:
     """WRITE3: with several writers under any schedule, one perhaps killed, power loss keeps what was acknowledged."""
-    program = writers(directory, kills=kills)
-    runner = Runner(program)
-    disk = Disk.of(runner._new_machine())
-    search = strategy.search(program)
-    for _ in range(MAX_SCHEDULES):
-        chooser = search.next_chooser()
-        if chooser is None:
-            break
-        execution = runner.run(chooser, trace=True)
-        search.executed(execution.choices)
-        assert execution.deadlock is None
-        assert execution.trace is not None
-        recording, versions = number_publications(Recording(disk=disk, events=tuple(execution.trace)), name=FILE)
-        sum_of_all_adds_is_kept(recording, versions)
-        oracle = Oracle(
-            path="/".join(filter(None, ("store", directory, FILE))), versions=versions, marks=recording.marks()
-        )
-        report = check(recording, oracle, cuts=cuts_of_many())
-        evidence.add(schedules=1)
-        count(evidence, report)
-        hold_schedule(report, program, execution.choices, file="/".join(filter(None, (directory, FILE))))
+    check_schedules(writers(directory, kills=kills), strategy, evidence)
+
+
+@st.composite
+def drawn_writers(draw: st.DrawFn) -> Program:
+    """Two or three processes with one to three additions each, into a file that is there or not."""
+    directory = draw(st.sampled_from(["", "new/er"]))
+    adds = st.sampled_from(KEYS).map(lambda key: Operation("add", {"key": key}))
+    lives = draw(st.lists(st.lists(adds, min_size=1, max_size=3), min_size=2, max_size=3))
+    return Program(
+        adapter="tests.crash.adapter:Writer",
+        parameters={"directory": directory, "size_bytes": draw(st.sampled_from([0, 5_000]))},
+        processes=tuple(process(*life) for life in lives),
+        files={} if directory else {FILE: store_bytes(sessions=draw(st.integers(0, 2)))},
+        kills=draw(st.integers(0, 1)),
+    )
+
+
+@pytest.mark.promise("WRITE3")
+@pytest.mark.promise("WRITE1")
+@given(program=drawn_writers(), seed=st.integers(0, 2**32))
+def test_crash_states_of_drawn_writers_recover(program: Program, seed: int, evidence: Evidence) -> None:
+    """WRITE3: the same for writers and schedules that are drawn together."""
+    check_schedules(program, RandomSchedules(executions=2, seed=seed), evidence)
+    evidence.add(histories=1)

@@ -1,7 +1,7 @@
 """A state machine in which the power may go at any time: crashes and ordinary work in one history that shrinks.
 
-Goal: WRITE3 across several power losses, with whatever else the store does in between. Method: rules work on one
-simulated machine through two process images; the rule `lose_power` draws one legal state of what was done since the
+Goal: WRITE3 across several power losses, with whatever else the store does in between. Method: each rule is
+a process of its own on one simulated machine; the rule `lose_power` draws one legal state of what was done since the
 last loss, boots a new machine with it, and goes on. The model is a list of what the file may hold.
 """
 
