@@ -29,7 +29,6 @@ from storecheck.processes import following
 from storecheck.processes.children import child_context
 from storecheck.processes.following import WAIT_S, Errand, limit_silence
 from storecheck.processes.script import Script, record
-from storecheck.processes.seeding import seed_alike
 from storecheck.program import ROOT, Program
 from storecheck.runner import DIRECTORIES, Execution, OperationRecord, Runner
 from storecheck.schedule import FaultPlan, Policy, Replay
@@ -255,8 +254,6 @@ class ControlledRunner:
         self.program = program
         self._transform = transform
         self._simulation = Runner(program, transform=transform)
-        for image in self._simulation._images:  # noqa: SLF001 - of the same package
-            seed_alike(image)
         self._parent = directory or (FAST_DIRECTORY if FAST_DIRECTORY.is_dir() else None)
         self._lanes: list[_Lane] = []
 

@@ -23,7 +23,6 @@ from greenlet import getcurrent
 from storecheck.machine.disk import Footprint
 from storecheck.processes.disk import RealDisk
 from storecheck.processes.script import UNFINISHED, plain_answer, plain_argument
-from storecheck.processes.seeding import seed_alike
 from storecheck.program import Program
 from storecheck.runner import ROOT_PATH, OperationRecord, Runner, _Run
 from storecheck.schedule import Fault
@@ -226,8 +225,6 @@ class LedRunner(Runner):
     def __init__(self, errand: Errand) -> None:
         alone = replace(errand.program, processes=(errand.program.processes[errand.process],))
         super().__init__(alone, transform=errand.transform)
-        for image in self._images:
-            seed_alike(image)
         self._errand = errand
 
     def follow(self, more: Callable[[], list[Any] | None], finished: Callable[[Led], None]) -> None:

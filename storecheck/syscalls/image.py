@@ -32,6 +32,7 @@ from storecheck.syscalls.clock import build_datetime, build_refused, build_time
 from storecheck.syscalls.context import Context, Recorder
 from storecheck.syscalls.files import build_io
 from storecheck.syscalls.posix import build_calls, build_fcntl, build_posix, refusing
+from storecheck.syscalls.randomness import Randomness
 from storecheck.syscalls.restore import Pristine
 from storecheck.syscalls.threads import build_thread
 
@@ -104,6 +105,7 @@ class ProcessImage:
         self._executing: dict[str, ModuleType | None] = {}
         self._private: list[ModuleType] = []
         self._pristine: Pristine | None = None
+        self._randomness = Randomness(self.context)
         self._build_base()
 
     def _build_base(self) -> None:
@@ -280,6 +282,8 @@ class ProcessImage:
                 self.modules.pop(name, None)
                 raise
         self._private.append(module)
+        if name == "random":
+            self._randomness.install(module)
         if name == "os":
             self.modules["os.path"] = self.modules["posixpath"]
         return module
@@ -329,6 +333,7 @@ class ProcessImage:
         self._pristine = Pristine(restored)
         self._locals = list(self.context.locals)
         self._known = set(self.modules)
+        self._randomness.seal()
         self._environment = dict(vars(self.modules["os"])["environ"]._data)
 
     def begin(self, executor: Executor, member: Member, recorder: Recorder | None = None) -> None:
@@ -342,10 +347,8 @@ class ProcessImage:
         if environment != self._environment:
             environment.clear()
             environment.update(self._environment)
-        random = self.modules.get("random")
-        if random is not None:
-            random.seed(executor.machine.parameters.seed * 1_000 + member.process.index)
         context.begin(executor, member, recorder)
+        self._randomness.begin()
         member.on_end = context.end
 
     def set_environment(self, variables: dict[bytes, bytes]) -> None:

@@ -10,9 +10,13 @@ import fcntl
 import functools
 import os
 import queue
+import random
+import secrets
 import socket
+import tempfile
 import threading
 import time
+import uuid
 
 import filelock
 
@@ -405,3 +409,32 @@ class Clumsy:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         finally:
             os.close(descriptor)
+
+
+GENERATOR = random.Random()
+"""Without a seed: that is the point."""
+
+SEEDED = random.Random(7)
+
+
+class Names:
+    """Asks for randomness in all the ways there are."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def draw(self) -> list[str]:
+        """What this process gets, of which no other should get any."""
+        own = random.Random()
+        with tempfile.NamedTemporaryFile(dir=self._root) as temporary:
+            name = os.path.basename(temporary.name)
+        drawn = [
+            *(own.getrandbits(64), GENERATOR.getrandbits(64), random.getrandbits(64)),
+            *(random.SystemRandom().getrandbits(64), secrets.token_hex(8), uuid.uuid4(), os.urandom(8).hex(), name),
+        ]
+        random.seed()
+        return [*map(str, drawn), str(random.getrandbits(64))]
+
+    def draw_seeded(self) -> list[float]:
+        """What every process gets, from seeds in the code."""
+        return [SEEDED.random(), random.Random(7).random()]

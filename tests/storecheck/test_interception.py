@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from storecheck import (
     ProcessProgram,
     Program,
     RandomSchedules,
+    Replay,
     process,
 )
 from storecheck.explore import explore
@@ -252,6 +254,42 @@ def test_module_globals_are_fresh_in_every_run() -> None:
     """An image is used again, its globals, caches and locks are not."""
     program = Program(adapter=f"{SUBJECTS}:Globals", processes=(process(Operation("first_time")),) * 2)
     result = explore(program, strategy=RandomSchedules(executions=20), check=both_answers)
+    assert result.failure is None, result
+
+
+REPLAYS = 20
+
+
+def test_the_same_schedule_draws_the_same_names() -> None:
+    """Unseeded generators, `secrets`, `uuid`, `tempfile`: 20 runs of one schedule agree, and two processes do not."""
+    program = Program(adapter=f"{SUBJECTS}:Names", processes=(process(Operation("draw"), Operation("draw")),) * 2)
+    schedule: list[tuple[int, ...]] = []
+    explore(program, strategy=RandomSchedules(executions=3), check=lambda run: schedule.append(run.choices))
+    seen = set()
+
+    def note(execution: Execution) -> None:
+        drawn = [tuple(record.result) for record in execution.operations]
+        assert len({value for values in drawn for value in values}) == sum(map(len, drawn)), drawn
+        seen.add(tuple(drawn))
+
+    for _ in range(REPLAYS):
+        result = explore(program, strategy=Replay(schedule[-1]), check=note)
+        assert result.failure is None, result
+        # Other runs in between, which draw as well.
+        explore(program, strategy=RandomSchedules(executions=2))
+    assert len(seen) == 1
+
+
+def test_a_seed_in_the_code_stays() -> None:
+    """A generator that the code seeds itself gives what it gives on a real system, in every process and run."""
+    program = Program(adapter=f"{SUBJECTS}:Names", processes=(process(Operation("draw_seeded")),) * 2)
+    real = random.Random(7).random()
+
+    def check(execution: Execution) -> str | None:
+        drawn = [record.result for record in execution.operations]
+        return None if drawn == [[real, real]] * 2 else f"{drawn}"
+
+    result = explore(program, strategy=RandomSchedules(executions=5), check=check)
     assert result.failure is None, result
 
 
