@@ -44,7 +44,7 @@ from storecheck.crash import (
 )
 from storecheck.crash.recording import BOOT_TAKES_NS
 from storecheck.crash.recovery import CrashReport
-from storecheck.machine import MOUNT, Machine, Process
+from storecheck.machine import MOUNT, Machine, MachineParameters, Process
 from storecheck.program import Program
 from storecheck.report import document
 from storecheck.report.calls import Call, CallError, spell, understand
@@ -54,7 +54,7 @@ from storecheck.report.sequences import changes, differences
 from storecheck.report.told import Told, ToldFinding, attach
 
 PLAYER = "tests.crash.telling:play"
-NAMES: Mapping[str, Callable[..., Any]] = {"Entry": Entry, "Step": Step}
+NAMES: Mapping[str, Callable[..., Any]] = {"Entry": Entry, "Step": Step, "MachineParameters": MachineParameters}
 """What may stand in a line."""
 
 LATEST_STATES = 64
@@ -157,7 +157,9 @@ def hold_schedule(report: CrashReport, program: Program, choices: tuple[int, ...
 
 def _scenario_lines(scenario: Scenario, state: CrashState, *, steps: int) -> Iterator[str]:
     """The steps up to the one that the loss belongs to, and the loss."""
-    options = {"given": scenario.given, "settings": dict(scenario.settings)}
+    options: dict[str, Any] = {"given": scenario.given, "settings": dict(scenario.settings)}
+    if scenario.parameters != MachineParameters():
+        options["parameters"] = scenario.parameters
     yield spell("disk", dict(scenario.tree), scenario.file, **{name: value for name, value in options.items() if value})
     left = steps
     for process in scenario.processes:
