@@ -6,6 +6,7 @@ What tox adds in front of pytest (an environment with the same packages) is left
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -173,3 +174,13 @@ def test_both_files_start_the_same_jobs() -> None:
         on_gitlab = next(line for line in GITLAB[job]["script"] if "tox run" in line)
         assert re.findall(r"--[a-z-]+", on_github) == re.findall(r"--[a-z-]+", on_gitlab)
     assert "--hypothesis-profile" in on_github
+
+
+def test_recorded_durations_are_of_these_tests() -> None:
+    """What shards are cut by is not about another suite: its files exist, and files that take long are in it."""
+    durations: dict[str, float] = json.loads((ROOT / ".test_durations").read_text(encoding="utf-8"))
+    files = {nodeid.partition("::")[0] for nodeid in durations}
+    gone = sorted(file for file in files if not (ROOT / file).is_file())
+    assert len(gone) <= len(files) // 10, f"record durations anew, as docs/reports.md says: there is no {gone}"
+    assert {"tests/stateful/test_machines.py", "tests/mutants/test_mutants.py"} <= files
+    assert all(duration_s >= 0 for duration_s in durations.values())
