@@ -38,6 +38,13 @@ _COPY_SYNCED = """            _write_all(descriptor, (raw,))
             os.fsync(descriptor)
 """
 _COPY_NAMED = "        name = _link_under_free_name(temporary, path + suffix)\n"
+_BACK_UP = """    name = copy_aside(path, raw, suffix=f".bak.{now_ms}", mode=mode)
+    # Not the new one, whatever its name says: the clock may have been set back.
+    for old in [backup for backup in backups(path) if backup != name][KEPT_BACKUPS - 1 :]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(old)
+    return name
+"""
 _COPY_ASIDE = "    copy = copy_aside(path, raw, suffix=suffix, mode=version.mode)\n"
 _PUBLISH_OR_DROP = """            identity = self._publish(content)
         except BaseException:
@@ -231,6 +238,19 @@ CRASH_MUTANTS: tuple[Mutant, ...] = (
         (_POWER_LOSS,),
     ),
     Mutant(
+        "B38b",
+        "write: owner lost",
+        "The new version keeps the mode, but belongs to whoever wrote it.",
+        "WRITE8",
+        _files(
+            (
+                "            os.fchown(descriptor, replaced.owner, replaced.group)\n        except",
+                "            pass\n        except",
+            )
+        ),
+        (f"{_POWER_LOSS}[file of another user, saved by root]",),
+    ),
+    Mutant(
         "B39",
         "write: chmod by path after the rename",
         "Mode and owner are restored when the file is already in place.",
@@ -298,6 +318,24 @@ CRASH_MUTANTS: tuple[Mutant, ...] = (
         "The directory is not synced after the copy got its name.",
         "MAINT2",
         _files(("    sync_directory(os.path.dirname(path))\n    return name\n", "    return name\n")),
+        (f"{_POWER_LOSS}[backups by maintenance]",),
+    ),
+    Mutant(
+        "B43c",
+        "write: old backups removed first",
+        "Older backups are removed before the new one is durable, so that for a while there is none.",
+        "MAINT2",
+        (
+            Patch(
+                "maintenance",
+                _BACK_UP,
+                """    for old in backups(path)[: KEPT_BACKUPS]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(old)
+    return copy_aside(path, raw, suffix=f".bak.{now_ms}", mode=mode)
+""",
+            ),
+        ),
         (f"{_POWER_LOSS}[backups by maintenance]",),
     ),
     Mutant(
