@@ -241,6 +241,16 @@ def test_what_one_search_finds_the_next_one_tries_first(pytester: pytest.Pyteste
     assert sorted(pytester.path.joinpath("shared").rglob("*")) == before
 
 
+def test_a_run_that_is_killed_leaves_no_earlier_report(project: pytest.Pytester) -> None:
+    """What an earlier run left there is gone before the first test: a dead shard is missing, and not the last one."""
+    report = project.path / "report"
+    run(project, "-k", "nothing")
+    assert (report / "run.json").is_file()
+    project.makepyfile(test_dies="import os\n\ndef test_dies():\n    os._exit(0)\n")
+    assert run(project, "test_dies.py").ret == 0, "nothing in the exit status says that it died"
+    assert not (report / "run.json").exists()
+
+
 def test_a_report_has_the_durations_of_its_tests(project: pytest.Pytester) -> None:
     """Every test with the seconds it took, in the form that pytest-split reads."""
     run(project, "-k", "plain or nothing")
