@@ -23,7 +23,9 @@ from storecheck.schedule import (
     Strategy,
     Verdict,
 )
-from storecheck.schedule.executor import MAX_STEPS_DEFAULT
+from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, StepLog
+from storecheck.schedule.remembering import NotDeterministic
+from storecheck.schedule.strategies import PrefixChooser
 from storecheck.syscalls import Transform
 
 Check = Callable[[Execution], str | None]
@@ -36,6 +38,9 @@ MAX_EXECUTIONS_DEFAULT: Final = 20_000
 
 MINIMISE_EXECUTIONS: Final = 2_000
 """Runs spent on each smaller program when a failure is minimised."""
+
+EXECUTIONS_PER_CHECK: Final = 100
+"""Of so many runs one executes all the code, and compares every call with what is remembered of the processes."""
 
 PREEMPTIONS_TRIED: Final = 3
 """Preemptions up to which a minimal schedule is searched; failures that need more keep the schedule as found."""
@@ -141,6 +146,7 @@ def explore(
 
     Raises:
         NoEvidence: the code under test needs something that is not simulated.
+        NotDeterministic: the code under test did something else after the same answers.
         ProgramError: an adapter cannot be imported.
     """
     search = _Searching(program, check=check, faults=faults, policy=policy, transform=transform, max_steps=max_steps)
@@ -202,8 +208,7 @@ class _Searching:
             if self.executions >= max_executions:
                 self._cut_by = f"max_executions={max_executions}"
                 return None
-            policy = self._policy() if self._policy is not None else FaultPlan(self._faults) if self._faults else None
-            execution = self._runner.run(chooser, policy=policy, step_log=search.step_log())
+            execution, remembers = self._run(chooser, search.step_log())
             self.executions += 1
             self.steps += execution.steps
             search.executed(execution.choices)
@@ -214,6 +219,9 @@ class _Searching:
             if search.redundant():
                 continue
             finding = judge(execution, self._check)
+            if finding is not None and remembers:
+                execution = self._in_full(execution)
+                finding = judge(execution, self._check)
             if finding is not None:
                 self._cut_by = "the first failure"
                 return Failure(
@@ -224,6 +232,25 @@ class _Searching:
                     preemptions=execution.preemptions,
                     execution=execution,
                 )
+
+    def _run(self, chooser: Chooser, step_log: StepLog | None) -> tuple[Execution, bool]:
+        """One run, and whether code was left out in it because what it does is known."""
+        policy = self._policy() if self._policy is not None else FaultPlan(self._faults) if self._faults else None
+        if policy is not None or step_log is not None:
+            return self._runner.run(chooser, policy=policy, step_log=step_log), False
+        if self.executions % EXECUTIONS_PER_CHECK == 0:
+            return self._runner.run(chooser, remember="check"), False
+        return self._runner.run(chooser, remember="yes"), True
+
+    def _in_full(self, execution: Execution) -> Execution:
+        """The same schedule with all its code executed, which must come out the same."""
+        again = self._runner.run(PrefixChooser(execution.choices), remember="check")
+        if again.outcome() != execution.outcome():
+            raise NotDeterministic(
+                f"{self._program.adapter}: executed in full, the schedule {list(execution.choices)} ends otherwise "
+                "than with what was remembered of its processes. Look for state that outlives one (`reset_image`)"
+            )
+        return again
 
     def verdict(self) -> Verdict:
         if self._bound and not self._cut_by:

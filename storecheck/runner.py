@@ -11,7 +11,7 @@ import gc
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Final, Literal
 
@@ -20,9 +20,11 @@ from storecheck.machine import MOUNT, Machine
 from storecheck.machine.disk import COMMUTE, READ
 from storecheck.machine.events import DiskEvent
 from storecheck.program import ROOT, Operation, ProcessProgram, Program, ProgramError
-from storecheck.schedule import Deadlock, Executor, Fault, Policy, ProcessKilled
+from storecheck.schedule import Deadlock, Executor, Fault, Policy, ProcessKilled, remembering
 from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, Member, StepLog
-from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage, Recorder, Transform
+from storecheck.schedule.remembering import Ending, Memory, Outcome, Recollection
+from storecheck.syscalls import Context, ImageOptions, NotSimulated, ProcessImage, Recorder, Transform
+from storecheck.syscalls.context import MAIN_IDENT, silent
 
 ROOT_PATH: Final = f"{MOUNT}/{ROOT}"
 DIRECTORIES: Final = ("home", "tmp")
@@ -37,7 +39,7 @@ REAL_TIME: Final = ("real time",)
 """What operations touch where they begin (as READ) and end (as COMMUTE). A history tells which operation was over when
 another began, so those two moments are in no order of their own: an end conflicts with a beginning, and only that."""
 
-Outcome = Literal["returned", "raised", "unknown"]
+Remember = Literal["no", "yes", "check"]
 End = Literal["ended", "killed", "stuck"]
 
 
@@ -108,6 +110,18 @@ class Execution:
         files = self.machine.files()
         return {path[len(prefix) :]: content for path, content in files.items() if path.startswith(prefix)}
 
+    def outcome(self) -> tuple[object, ...]:
+        """What two runs of one schedule must have in common."""
+        return (
+            self.choices,
+            self.steps,
+            self.ends,
+            self.cut,
+            self.machine.monotonic_ns,
+            self.files(),
+            [replace(record, message=None) for record in self.operations],
+        )
+
     def history(self) -> histories.History:
         """The history, as `storecheck.linearizability` checks it."""
         return histories.History(
@@ -133,14 +147,43 @@ class Execution:
 
 @dataclass(slots=True)
 class _Run:
-    """State of the run now going on, shared by its processes."""
+    """State of the run now going on, shared by its processes: what operations there were."""
 
+    executor: Executor
+    programs: dict[int, ProcessProgram] = field(default_factory=dict)
     stamp: int = 0
     operations: list[OperationRecord] = field(default_factory=list)
+    _open: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def next_stamp(self) -> int:
+    def operation_begins(self, member: Member, thread: int, number: int) -> None:
+        """Operation `number` of the thread begins."""
+        process, executor = member.process, self.executor
+        doing = self.programs[process.index]
         self.stamp += 1
-        return self.stamp
+        record = OperationRecord(
+            process=process.index,
+            thread=thread,
+            operation=(doing.threads[thread - 1] if thread else doing.operations)[number],
+            invoked_at=self.stamp,
+            invoked_step=executor.steps,
+        )
+        executor.machine.touch(REAL_TIME, READ)
+        identifier = self._open[process.index, thread] = len(self.operations)
+        self.operations.append(record)
+        executor.machine.mark(process, f"begin {identifier}")
+
+    def operation_ends(self, member: Member, thread: int, ending: Ending) -> None:
+        """The operation that the thread began last is over."""
+        process, executor = member.process, self.executor
+        identifier = self._open[process.index, thread]
+        record = self.operations[identifier]
+        record.outcome, record.result = ending.outcome, ending.result
+        record.error, record.message = ending.error, ending.message
+        executor.machine.touch(REAL_TIME, COMMUTE)
+        self.stamp += 1
+        record.responded_at = self.stamp
+        record.responded_step = executor.steps
+        executor.machine.mark(process, f"{record.outcome} {identifier}")
 
 
 class Runner:
@@ -181,6 +224,12 @@ class Runner:
             name.encode(): value.encode("utf-8", "surrogateescape") for name, value in program.environment.items()
         }
         self._files = {f"{ROOT}/{path}": content for path, content in program.files.items()}
+        contexts = [image.context for image in self._images]
+        self._has_called = [silent(context, "has called", _has_called(context)) for context in contexts]
+        self._holds_descriptors = [silent(context, "holds descriptors", _holds_any(context)) for context in contexts]
+        moments_max = remembering.MOMENTS_MAX // len(program.processes)
+        self._memories = [Memory(moments_max=moments_max) for _ in program.processes]
+        self._modules = 0
 
     def run(
         self,
@@ -190,12 +239,26 @@ class Runner:
         recorder: Recorder | None = None,
         step_log: StepLog | None = None,
         trace: bool = False,
+        remember: Remember = "no",
     ) -> Execution:
         """One run under the given chooser.
 
+        Args:
+            chooser: who runs next.
+            policy: faults, or None.
+            recorder: told of every call, or None.
+            step_log: told of every step, or None.
+            trace: keep what is done to the disk.
+            remember: `yes` executes the code of a process only from where something new happens to it (see
+                `schedule.remembering`); `check` executes all of it and compares it with what is remembered; `no`
+                does neither.
+
         Raises:
             NoEvidence: the code under test needs something that is not simulated.
+            NotDeterministic: a process did not do what it did before after the same answers.
         """
+        if remember != "no" and (policy is not None or recorder is not None or step_log is not None):
+            raise ValueError("a run with faults, a recorder or a step log executes all code; give remember='no'")
         machine = self._new_machine()
         if trace:
             machine.trace = []
@@ -208,11 +271,11 @@ class Runner:
             step_log=step_log,
         )
         executor.tracing = recorder is not None
-        run = _Run()
+        run = _Run(executor)
         self.runs += 1
         if self.runs % RUNS_PER_COLLECTION == 0:
             self._collect_garbage()
-        self._start_processes(executor, run, recorder)
+        self._start_processes(executor, run, recorder, remember)
         self._execute(executor)
         if executor.refused:
             raise NoEvidence(f"{executor.refused[0]} (in a run of {self.program.adapter})")
@@ -243,21 +306,47 @@ class Runner:
                 machine.plant_directory(machine.mount, name)
         return machine
 
-    def _start_processes(self, executor: Executor, run: _Run, recorder: Recorder | None) -> None:
-        for index, (image, process) in enumerate(zip(self._images, self.program.processes, strict=True)):
+    def _start_processes(self, executor: Executor, run: _Run, recorder: Recorder | None, remember: Remember) -> None:
+        modules = sum(len(image.modules) for image in self._images)
+        if modules != self._modules:
+            # A module is executed when it is imported first, and what it then does is not done again.
+            self._modules = modules
+            for memory in self._memories:
+                memory.clear()
+        for index, image in enumerate(self._images):
             member = executor.add_process(f"P{index + 1}", image.activate)
-            image.begin(executor, member, recorder)
-            if self._environment:
-                image.set_environment(self._environment)
-            factory, module = self._factories[index]
-            reset = getattr(module, "reset_image", None)
-            if reset is not None:
-                image.context.idle()
-                reset()
-                image.context.begin(executor, member, recorder)
-            client = _Client(executor=executor, member=member, run=run)
-            body = functools.partial(self._process_body, client, image, factory, process)
-            executor.add_task(member, body, ident=image.context.ident)
+            run.programs[member.process.index] = self.program.processes[index]
+            begin = functools.partial(self._begin_process, index, member, run, recorder)
+            memory = self._memories[index]
+            if remember == "no" or not memory.is_usable:
+                executor.add_task(member, begin(None), ident=MAIN_IDENT)
+                continue
+            recollection = Recollection(memory, executor=executor, member=member, journal=run, begin=begin)
+            member.recollection = recollection
+            executor.add_task(member, recollection.no_body, ident=MAIN_IDENT)
+            if remember == "check":
+                recollection.lead()
+            else:
+                member.known = recollection
+                image.context.begin(executor, member, None, recollection)
+                member.on_end = image.context.end
+
+    def _begin_process(
+        self, index: int, member: Member, run: _Run, recorder: Recorder | None, memory: Recollection | None
+    ) -> Callable[[], None]:
+        """Make the image a fresh process; returns what its main thread does."""
+        image, process, executor = self._images[index], self.program.processes[index], run.executor
+        image.begin(executor, member, recorder, memory)
+        if self._environment:
+            image.set_environment(self._environment)
+        factory, module = self._factories[index]
+        reset = getattr(module, "reset_image", None)
+        if reset is not None:
+            image.context.idle()
+            reset()
+            image.context.begin(executor, member, recorder, memory)
+        client = _Client(run=run, member=member, context=image.context, has_called=self._has_called[index])
+        return functools.partial(self._process_body, client, index, factory, process)
 
     def _execute(self, executor: Executor) -> None:
         collects = gc.isenabled()
@@ -303,11 +392,9 @@ class Runner:
             for image in self._images:
                 image.context.idle()
 
-    def _process_body(
-        self, client: _Client, image: ProcessImage, factory: Callable[..., Any], process: ProcessProgram
-    ) -> None:
+    def _process_body(self, client: _Client, index: int, factory: Callable[..., Any], process: ProcessProgram) -> None:
         """The life of one process."""
-        executor, member = client.executor, client.member
+        image, executor, member = self._images[index], client.executor, client.member
         try:
             client.adapter = factory(ROOT_PATH, **self.program.parameters)
             if process.threads:
@@ -318,9 +405,9 @@ class Runner:
             image.join_threads()
         finally:
             if not member.ended and not executor.over:
-                if member.process.descriptors:
-                    executor.enter_lock("exit")
-                executor.end_process(member)
+                if self._holds_descriptors[index]():
+                    image.context.lock_point("exit")
+                image.context.end_process()
 
 
 def _quiet_about_killed(details: Any) -> None:
@@ -329,59 +416,60 @@ def _quiet_about_killed(details: Any) -> None:
         sys.__unraisablehook__(details)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Client:
-    """Does the operations of one process and records them."""
+def _has_called(context: Context) -> Callable[[], bool]:
+    return lambda: context.member is not None and context.member.calls > 0
 
-    executor: Executor
-    member: Member
-    run: _Run
-    adapter: Any = None
+
+def _holds_any(context: Context) -> Callable[[], bool]:
+    return lambda: bool(context.process.descriptors)
+
+
+class _Client:
+    """Does the operations of one process and tells of them."""
+
+    def __init__(self, *, run: _Run, member: Member, context: Context, has_called: Callable[[], bool]) -> None:
+        self.executor = run.executor
+        self.member = member
+        self.adapter: Any = None
+        self._run = run
+        self._context = context
+        self._has_called = has_called
 
     def do_all(self, operations: tuple[Operation, ...], *, thread: int) -> None:
         """The operations of one thread, one after the other."""
-        executor, run, process = self.executor, self.run, self.member.process
+        context = self._context
         for number, operation in enumerate(operations):
             # The moment between two operations is a moment of its own: without it, whatever another process completes
             # there would overlap with the second operation, and a stale answer would be no error. The first operation
             # of a process that made no call yet begins where the process does.
-            if number or thread or self.member.calls:
-                executor.enter_lock("operation")
-            record = OperationRecord(
-                process=process.index,
-                thread=thread,
-                operation=operation,
-                invoked_at=run.next_stamp(),
-                invoked_step=executor.steps,
-            )
-            executor.machine.touch(REAL_TIME, READ)
-            identifier = len(run.operations)
-            run.operations.append(record)
-            executor.machine.mark(process, f"begin {identifier}")
-            goes_on = self._do(operation, record)
-            executor.machine.mark(process, f"{record.outcome} {identifier}")
+            if number or thread or self._has_called():
+                context.lock_point("operation")
+            memory = context.memory
+            if memory is None:
+                self._run.operation_begins(self.member, thread, number)
+            else:
+                memory.operation_begins(thread, number)
+            ending, goes_on = self._do(operation)
+            memory = context.memory
+            if memory is None:
+                self._run.operation_ends(self.member, thread, ending)
+            else:
+                memory.operation_ends(thread, ending)
             if not goes_on:
                 return
 
-    def _do(self, operation: Operation, record: OperationRecord) -> bool:
+    def _do(self, operation: Operation) -> tuple[Ending, bool]:
         """Do one operation; False if the process ends with it."""
-        goes_on = True
         try:
-            record.result = getattr(self.adapter, operation.name)(**operation.arguments)
-            record.outcome = "returned"
+            return Ending("returned", result=getattr(self.adapter, operation.name)(**operation.arguments)), True
         except (ProcessKilled, NotSimulated):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a store raises is its answer
             judge = getattr(self.adapter, "outcome_of", None)
-            record.outcome = "raised" if judge is None else judge(error)
-            record.error, record.message = type(error).__name__, str(error)
+            outcome: Outcome = "raised" if judge is None else judge(error)
+            return Ending(outcome, error=type(error).__name__, message=str(error)), True
         except BaseException as error:  # noqa: BLE001 - an interrupt or exit ends this process, not the run
-            record.error, record.message = type(error).__name__, str(error)
-            goes_on = False
-        self.executor.machine.touch(REAL_TIME, COMMUTE)
-        record.responded_at = self.run.next_stamp()
-        record.responded_step = self.executor.steps
-        return goes_on
+            return Ending("unknown", error=type(error).__name__, message=str(error)), False
 
 
 # Images

@@ -174,7 +174,8 @@ class Machine(Namespace):
         return inode
 
     def _check_may_open(self, process: Process, inode: Inode, flags: int, path: object, *, creates: bool) -> None:
-        self.touch(("inode", inode.serial), READ)
+        if self.footprint is not None:
+            self.touch(("inode", inode.serial), READ)
         access = flags & _ACCESS_MASK
         if inode.kind == DIRECTORY:
             if access != os.O_RDONLY or creates or flags & os.O_TRUNC:
@@ -202,7 +203,8 @@ class Machine(Namespace):
                 self.unlock(opened)
             inode.open_count -= 1
             # Whoever removes the last name frees the file if nobody has it open: the order of the two is noticed.
-            self.touch(("inode", inode.serial), READ if inode.links else WRITE)
+            if self.footprint is not None:
+                self.touch(("inode", inode.serial), READ if inode.links else WRITE)
             if inode.links == 0:
                 self.drop_if_unused(inode)
 
@@ -251,7 +253,8 @@ class Machine(Namespace):
         opened = self._for_reading(process, descriptor)
         if size < 0 or (offset is not None and offset < 0):
             fail(errno.EINVAL)
-        self.touch(("inode", opened.inode.serial), READ)
+        if self.footprint is not None:
+            self.touch(("inode", opened.inode.serial), READ)
         start = opened.position if offset is None else offset
         content = bytes(opened.inode.content[start : start + size])
         if offset is None:
@@ -288,7 +291,8 @@ class Machine(Namespace):
             inode.mode &= ~0o4000
             if inode.mode & 0o010:
                 inode.mode &= ~0o2000
-        self.touch(("inode", inode.serial), WRITE)
+        if self.footprint is not None:
+            self.touch(("inode", inode.serial), WRITE)
         if self.trace is not None:
             self.trace.append(
                 Written(
@@ -381,7 +385,8 @@ class Machine(Namespace):
         if kind not in (LOCK_SH, LOCK_EX, LOCK_UN):
             fail(errno.EINVAL)
         inode = opened.inode
-        self.touch(("flock", inode.serial), WRITE)
+        if self.footprint is not None:
+            self.touch(("flock", inode.serial), WRITE)
         if kind == LOCK_UN:
             self.unlock(opened)
             return None
@@ -408,7 +413,8 @@ class Machine(Namespace):
     def unlock(self, opened: OpenFile) -> None:
         """Give up the flock of a description and hand it to those who wait."""
         inode = opened.inode
-        self.touch(("flock", inode.serial), WRITE)
+        if self.footprint is not None:
+            self.touch(("flock", inode.serial), WRITE)
         if opened.flock:
             opened.flock = 0
             inode.flocks.remove(opened)

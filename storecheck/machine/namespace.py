@@ -144,14 +144,16 @@ class Namespace(Disk):
     def _enter(self, directory: Inode, name: str, inode: Inode) -> None:
         directory.entries[name] = inode
         directory.mtime_ns = directory.ctime_ns = self.stamp_ns()
-        self.touch(("name", directory.serial, name), WRITE)
-        self.touch(("entries", directory.serial), COMMUTE)
+        if self.footprint is not None:
+            self.touch(("name", directory.serial, name), WRITE)
+            self.touch(("entries", directory.serial), COMMUTE)
 
     def _leave(self, directory: Inode, name: str) -> None:
         del directory.entries[name]
         directory.mtime_ns = directory.ctime_ns = self.stamp_ns()
-        self.touch(("name", directory.serial, name), WRITE)
-        self.touch(("entries", directory.serial), COMMUTE)
+        if self.footprint is not None:
+            self.touch(("name", directory.serial, name), WRITE)
+            self.touch(("entries", directory.serial), COMMUTE)
 
     def create(
         self, process: Process, directory: Inode, name: str, *, kind: int, mode: int, shown: object, target: str = ""

@@ -233,15 +233,15 @@ class LedRunner(Runner):
         for _ in range(self._errand.process):
             # Only so that this process gets the number, and with it the random seed, that it has in the simulation.
             disk.new_process()
-        run = _Run()
         executor = _Led(
             disk, more, lambda divergence: finished(Led(run.operations, divergence, sorted(disk.met_inodes)))
         )
+        run = _Run(executor)
         self.runs += 1
         if self.runs % 100 == 0:
             self._collect_garbage()
         os.umask(self.program.machine.umask)
-        self._start_processes(executor, run, executor)
+        self._start_processes(executor, run, executor, "no")
         self._execute(executor)
 
 

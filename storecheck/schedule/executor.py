@@ -18,6 +18,23 @@ from greenlet import getcurrent, greenlet
 from storecheck.machine import Machine, Process, Waiter
 from storecheck.machine.disk import CLOCK, READ, WRITE, Footprint
 from storecheck.schedule.faults import Fault, PendingCall, Policy
+from storecheck.schedule.remembering import (
+    AGAIN_NS,
+    BLOCK,
+    DEPENDS,
+    DONE,
+    LOCK,
+    NO_TIMEOUT_NS,
+    SILENT,
+    STARTED,
+    UNNOTICED,
+    Blocked,
+    Gone,
+    NotDeterministic,
+    Raised,
+    Recollection,
+    Request,
+)
 
 MAX_STEPS_DEFAULT: Final = 20_000
 """Steps after which a run is cut. An uncontended update is about 30; a run that needs more than this polls."""
@@ -69,23 +86,30 @@ class Task:
     """One thread of a simulated process."""
 
     __slots__ = (
+        "answer",
         "bit",
         "body",
         "dead",
         "deadline_ns",
         "done",
         "greenlet",
+        "has_answer",
         "ident",
         "index",
+        "is_blocked",
         "locals",
         "member",
         "name",
+        "number",
+        "pending",
         "started",
+        "wait_until_ns",
         "waiting",
     )
 
     def __init__(self, *, index: int, member: Member, name: str, ident: int, body: Callable[[], None]) -> None:
         self.index = index
+        self.number = len(member.tasks)
         self.bit = 1 << index
         self.member = member
         self.name = name
@@ -98,12 +122,47 @@ class Task:
         self.waiting: Wait | None = None
         self.locals: dict[int, dict[str, object]] = {}
         self.greenlet: greenlet | None = None
+        self.wait_until_ns = NEVER_NS
+        # While the process's code does not run: what this thread wants next, and how far it got with it.
+        self.pending: Request | None = None
+        self.is_blocked = False
+        self.has_answer = False
+        self.answer: object = None
+
+
+class _KnownWait:
+    """A thread whose code does not run waits for a lock of its process. A run that ends so is executed in full."""
+
+    def describe(self) -> str:
+        return "a lock in its own process"
+
+    def holders(self) -> list[Task]:
+        return []
+
+
+KNOWN_WAIT: Final = _KnownWait()
 
 
 class Member:
-    """A process taking part in a run: the kernel's record of it, its threads, its count of calls."""
+    """A process taking part in a run: the kernel's record of it, its threads, its count of calls.
 
-    __slots__ = ("activate", "active", "calls", "ended", "killed", "live", "name", "on_end", "process", "tasks")
+    `known` is where it is in its memory while its code need not run; `recollection` the same, also when it runs.
+    """
+
+    __slots__ = (
+        "activate",
+        "active",
+        "calls",
+        "ended",
+        "killed",
+        "known",
+        "live",
+        "name",
+        "on_end",
+        "process",
+        "recollection",
+        "tasks",
+    )
 
     def __init__(self, *, name: str, process: Process, activate: Callable[[Task, Task], None]) -> None:
         self.name = name
@@ -116,6 +175,8 @@ class Member:
         self.live = 0
         self.killed = False
         self.ended = False
+        self.known: Recollection | None = None
+        self.recollection: Recollection | None = None
 
 
 def _nothing() -> None:
@@ -232,8 +293,10 @@ class Executor:
         try:
             self._next = self._pick(None)
             while self._next is not None and not self._over:
-                task = self._next
+                task = self._run_known(self._next)
                 self._next = None
+                if task is None:
+                    break
                 self._make_current(task)
                 assert task.greenlet is not None
                 task.greenlet.switch()
@@ -259,8 +322,13 @@ class Executor:
     def _thread_body(self) -> None:
         task = self.current
         assert task is not None
+        recollection = task.member.recollection
         try:
+            if recollection is not None:
+                recollection.thread_starts()
             task.body()
+            if recollection is not None and not task.dead and not recollection.thread_ends():
+                return
         except ProcessKilled:
             return
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the thread that asked for it
@@ -432,11 +500,15 @@ class Executor:
                 self.kills_left -= 1
                 self.kill(arrived.member)
                 return None
-            task = self.tasks[index]
-            if arrived is not None and task is not arrived and runnable & arrived.bit:
-                self.preemptions += 1
         else:
-            task = self.tasks[candidates.bit_length() - 1]
+            index = candidates.bit_length() - 1
+        return self._let_run(index, arrived)
+
+    def _let_run(self, index: int, arrived: Task | None) -> Task:
+        """Thread `index` was chosen; if it sleeps, the clock jumps to the end of its sleep."""
+        task, runnable = self.tasks[index], self.runnable
+        if arrived is not None and task is not arrived and runnable & arrived.bit:
+            self.preemptions += 1
         if not runnable & task.bit:
             self.machine.monotonic_ns = max(self.machine.monotonic_ns, task.deadline_ns)
             self._wake_sleepers(self.machine.monotonic_ns)
@@ -445,14 +517,154 @@ class Executor:
     def _switch_to(self, chosen: Task | None) -> None:
         """Let another thread run; returns when this one is chosen again."""
         assert self._hub is not None
+        chosen = self._run_known(chosen)
         if chosen is None:
             self._hub.switch()
         else:
             self._make_current(chosen)
             assert chosen.greenlet is not None
-            chosen.greenlet.switch()
+            if chosen.greenlet is not getcurrent():
+                chosen.greenlet.switch()
         if self._over:
             raise ProcessKilled
+
+    # Processes whose code need not run
+
+    def new_greenlet(self, parent: greenlet) -> greenlet:
+        """For a thread whose code is brought to where its process is; `parent` gets the processor back from it."""
+        return greenlet(self._thread_body, parent)
+
+    def adopt(self, frame: greenlet) -> None:
+        """The thread was brought there: when it ends, its end is a step of the run."""
+        if not frame.dead and self._hub is not None:
+            frame.parent = self._hub
+
+    def go_on_after_point(self, task: Task, *, is_call: bool) -> None:
+        """What follows when a thread is chosen that had come to a point while its code did not run."""
+        if self.steps > self.max_steps:
+            self._cut()
+        if is_call:
+            task.member.calls += 1
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Give the run up; `run` raises the error."""
+        self.harness_error = error
+        self._to_hub_for_good()
+        raise error
+
+    def _run_known(self, task: Task | None) -> Task | None:
+        """Take the steps of processes whose code does not run, until the code of one has to; None if all is over."""
+        while task is not None and not self._over:
+            known = task.member.known
+            if known is None:
+                return task
+            arrived = self.current = task
+            try:
+                task = self._go_on_known(arrived, known)
+            except Blocked:
+                arrived.is_blocked = True
+                task = self._pick(arrived)
+            except Gone:
+                task = self._pick(None)
+        return None
+
+    def _go_on_known(self, task: Task, known: Recollection) -> Task | None:
+        """Steps of one thread until another is chosen or its code has to run; returns who is next."""
+        number, moment = task.number, known.moment
+        assert moment is not None
+        answer = self._first_known_answer(task)
+        while not self._over:
+            following = moment.main.get(answer) if number == 0 else moment.after(number, answer)
+            if following is None or following.request is None:
+                return self._awaken(task, known, answer)
+            known.moment = moment = following
+            for effect in moment.effects:
+                known.apply(effect)
+            request = task.pending = following.request
+            if request.kind != UNNOTICED or self.all_points:
+                chosen = self._arrive_known(task, request)
+                if chosen is not task:
+                    return chosen
+            else:
+                self.steps += 1
+                self.machine.monotonic_ns += self.step_ns
+            answer = self._do_known(task, request)
+        return None
+
+    def _arrive_known(self, task: Task, request: Request) -> Task | None:
+        """A thread has come to its next request, who is next? As `enter`, `enter_unnoticed` and `enter_lock` do it."""
+        kind, machine = request.kind, self.machine
+        if kind <= DEPENDS:
+            self.steps += 1
+            machine.monotonic_ns += self.step_ns
+            if kind != DEPENDS or self.all_points or request.is_shared():
+                machine.step = self.steps
+                return self._pick_at_point(task)
+        elif kind == LOCK:
+            self.steps += 1
+            machine.step = self.steps
+            if self.runnable != task.bit or self.early or self.chooser.every_step:
+                return self._pick(task)
+        elif kind == BLOCK:
+            self.block(KNOWN_WAIT, deadline_ns=self.deadline_of(request.timeout_ns))
+        elif kind == DONE:
+            if task.dead:
+                return self._pick(None)
+            self._end_task(task)
+            return self._pick(task)
+        return task
+
+    def _pick_at_point(self, task: Task) -> Task | None:
+        """Who runs next where a call is about to be made that others can notice; `_pick`, made short."""
+        runnable, early = self.runnable, self.early
+        if self.kills_left or self.machine.monotonic_ns >= self.next_deadline_ns:
+            return self._pick(task)
+        if runnable == task.bit and not early and not self.chooser.every_step:
+            return task
+        index = self.chooser.choose(runnable, early, task.index, False)
+        self.choices.append(index)
+        return task if index == task.index else self._let_run(index, task)
+
+    def _first_known_answer(self, task: Task) -> object:
+        """The thread was chosen: what it had come to is done."""
+        if not task.started:
+            task.started = True
+            return STARTED
+        request = task.pending
+        assert request is not None
+        if task.is_blocked:
+            task.is_blocked = False
+            woken = self.end_block(task)
+            return woken if request.kind == BLOCK else None
+        return self._do_known(task, request)
+
+    def _do_known(self, task: Task, request: Request) -> object:
+        kind = request.kind
+        if kind != SILENT:
+            if self.steps > self.max_steps:
+                self.cut = self._over = True
+                return None
+            if kind == LOCK:
+                return None
+            task.member.calls += 1
+        try:
+            return request.act()
+        except Exception as error:  # noqa: BLE001 - that is the answer
+            return Raised.of(error)
+
+    def _awaken(self, task: Task, known: Recollection, answer: object) -> Task | None:
+        """The code has to run: it is brought to where its process is, and has the answer before it."""
+        if answer is STARTED:
+            task.started = False
+        else:
+            task.has_answer, task.answer = True, answer
+        try:
+            known.awaken()
+        except NotDeterministic as error:
+            self.harness_error = error
+            self._over = True
+            return None
+        return task
 
     # Blocking
 
@@ -468,9 +680,26 @@ class Executor:
             if self._time_choice == "all" or (sleeps and self._time_choice == "sleeps"):
                 self.early |= task.bit
             self.next_deadline_ns = min(self.next_deadline_ns, deadline_ns)
+        if task.member.known is not None:
+            raise Blocked
         chosen = self._pick(task)
         if chosen is not task:
             self._switch_to(chosen)
+        return self.end_block(task)
+
+    def deadline_of(self, timeout_ns: int) -> int:
+        """When the running thread has waited long enough for a lock of its process; may be AGAIN_NS, NO_TIMEOUT_NS."""
+        task = self.current
+        assert task is not None
+        if timeout_ns == NO_TIMEOUT_NS:
+            task.wait_until_ns = NEVER_NS
+        elif timeout_ns != AGAIN_NS:
+            self.machine.touch(CLOCK, READ)
+            task.wait_until_ns = self.machine.monotonic_ns + timeout_ns
+        return task.wait_until_ns
+
+    def end_block(self, task: Task) -> bool:
+        """A thread that was blocked goes on; False if its time ran out."""
         timed_out = task.waiting is not None
         task.waiting = None
         if self.step_log is not None:
@@ -519,6 +748,8 @@ class Executor:
     def leave_if_dead(self, task: Task) -> None:
         """Called by a thread whose process may just have ended: never comes back if so."""
         if task.dead:
+            if task.member.known is not None:
+                raise Gone
             self._switch_to(self._pick(None))
             raise ProcessKilled
 

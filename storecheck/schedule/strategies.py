@@ -105,13 +105,17 @@ UNBOUNDED: Final = PreemptionBounded(1_000_000)
 """Plain depth-first search over all schedules: only for very small programs."""
 
 
+_Branch = tuple[bytes, int, "int | None"]
+
+
 class _BoundedSearch:
     def __init__(self, bound: int) -> None:
         self._bound = bound
         self._level = 0
         # Prefixes of this level are a stack (depth first, little memory); those of the next a queue (earlier first).
-        self._now: deque[bytes] = deque([b""])
-        self._later: deque[bytes] = deque()
+        # Each is told by the choices of another run, how many of them to take, and the choice after those.
+        self._now: deque[_Branch] = deque([(b"", 0, None)])
+        self._later: deque[_Branch] = deque()
         self._chooser: PrefixChooser | None = None
 
     def next_chooser(self) -> Chooser | None:
@@ -120,7 +124,8 @@ class _BoundedSearch:
                 return None
             self._level += 1
             self._now, self._later = self._later, self._now
-        self._chooser = PrefixChooser(self._now.popleft())
+        taken, count, then = self._now.popleft()
+        self._chooser = PrefixChooser(taken[:count] if then is None else taken[:count] + bytes((then,)))
         return self._chooser
 
     def executed(self, choices: tuple[int, ...]) -> None:
@@ -128,7 +133,7 @@ class _BoundedSearch:
         assert chooser is not None
         taken = bytes(choices)
         may_preempt = self._level < self._bound
-        free: list[bytes] = []
+        free: list[_Branch] = []
         for at in range(len(chooser.prefix), len(chooser.decisions)):
             runnable, sleeping, current, killable = chooser.decisions[at]
             others = (runnable | sleeping) & ~(1 << taken[at])
@@ -137,10 +142,10 @@ class _BoundedSearch:
             if current >= 0 and runnable >> current & 1:
                 costly = others
             if may_preempt:
-                self._later.extend(taken[:at] + bytes((index,)) for index in indexes(costly))
-            free += [taken[:at] + bytes((index,)) for index in indexes(others & ~costly)]
+                self._later += [(taken, at, index) for index in indexes(costly)]
+            free += [(taken, at, index) for index in indexes(others & ~costly)]
             if killable:
-                free.append(taken[:at] + bytes((KILL + current,)))
+                free.append((taken, at, KILL + current))
         self._now.extendleft(reversed(free))
 
     def exhausted(self) -> str:

@@ -7,13 +7,15 @@ that nobody schedules; after the process has ended, nowhere: calls then only unw
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from storecheck.machine import Machine, Process
 from storecheck.schedule.executor import NEVER_NS, Executor, Member, ProcessKilled, Task, Wait
 from storecheck.schedule.faults import Fault
+from storecheck.schedule.remembering import DEPENDS, NOTICED, SILENT, UNNOTICED, Recollection, Site
 
 MAIN_IDENT: Final = 0x51A0_0001
 """`threading.get_ident()` of the main thread of every simulated process; further threads count up."""
@@ -52,6 +54,7 @@ class Context:
         "locals",
         "machine",
         "member",
+        "memory",
         "next_ident",
         "process",
         "recorder",
@@ -65,6 +68,7 @@ class Context:
         self.executor: Executor | None = None
         self.member: Member | None = None
         self.recorder: Recorder | None = None
+        self.memory: Recollection | None = None
         self.enter: Enter = _boot
         self.enter_unnoticed: Enter = _boot
         self.ident = MAIN_IDENT
@@ -73,13 +77,20 @@ class Context:
         self.sentinels: dict[int, object] = {}
         self.environment: dict[bytes, bytes] = {}
 
-    def begin(self, executor: Executor, member: Member, recorder: Recorder | None) -> None:
-        """From now on calls reach this process of this run."""
+    def begin(
+        self,
+        executor: Executor,
+        member: Member,
+        recorder: Recorder | None,
+        memory: Recollection | None = None,
+    ) -> None:
+        """From now on calls reach this process of this run, through its memory if it has one."""
         self.machine = executor.machine
         self.process = member.process
         self.executor = executor
         self.member = member
         self.recorder = recorder
+        self.memory = memory
         self.enter = executor.enter
         self.enter_unnoticed = executor.enter_unnoticed
         self.ident = MAIN_IDENT
@@ -88,6 +99,7 @@ class Context:
 
     def end(self) -> None:
         """The process has ended: its remaining frames may only unwind."""
+        self.memory = None
         self.enter = self.enter_unnoticed = _ended
 
     def idle(self) -> None:
@@ -97,6 +109,7 @@ class Context:
         self.executor = None
         self.member = None
         self.recorder = None
+        self.memory = None
         self.enter = self.enter_unnoticed = _boot
         self.ident = MAIN_IDENT
 
@@ -118,6 +131,51 @@ class Context:
         """Wait as the running thread; False if the time ran out."""
         executor, _ = self.running()
         return executor.block(wait, deadline_ns=deadline_ns, sleeps=sleeps)
+
+    # Threads of the process, and what they do to each other
+
+    def live_threads(self) -> int:
+        """How many threads the process has; 1 outside a run."""
+        if self.memory is not None:
+            return self.memory.live_threads()
+        return 1 if self.member is None else self.member.live
+
+    def lock_point(self, name: str) -> None:
+        """A thread takes or frees a lock that others of its process may want."""
+        if self.memory is not None:
+            self.memory.lock_point(name)
+        elif self.executor is not None:
+            self.executor.enter_lock(name)
+
+    def wait_for(self, wait: Wait, timeout_ns: int) -> bool:
+        """Wait for a lock of the process; False if the time ran out. See `Executor.deadline_of` for `timeout_ns`."""
+        if self.memory is not None:
+            return self.memory.wait_for(wait, timeout_ns)
+        executor, _ = self.running()
+        return executor.block(wait, deadline_ns=executor.deadline_of(timeout_ns))
+
+    def wake(self, task: Task) -> None:
+        """What another thread waited for has come."""
+        if self.memory is not None:
+            self.memory.wake(task)
+        elif self.executor is not None:
+            self.executor.wake(task)
+
+    def start_thread(self, body: Callable[[], None], *, ident: int) -> None:
+        """A new thread of the process."""
+        if self.memory is not None:
+            self.memory.start_thread(body, ident=ident)
+        else:
+            executor, member = self.running()
+            executor.add_task(member, body, ident=ident)
+
+    def end_process(self) -> None:
+        """The process is through with its operations."""
+        if self.memory is not None:
+            self.memory.process_ends()
+        else:
+            executor, member = self.running()
+            executor.end_process(member)
 
     def refuse(self, what: str) -> None:
         """Note that the code under test reached for something that is not simulated: the run is then no evidence."""
@@ -167,46 +225,98 @@ def _faulted(fault: Fault, name: str, arguments: tuple[object, ...]) -> tuple[ob
     return arguments
 
 
-def noticed(context: Context, name: str, call: Callable[..., object]) -> Callable[..., object]:
-    """The intercepted form of a call that other processes can notice."""
+def noticed(
+    context: Context,
+    name: str,
+    call: Callable[..., Any],
+    *,
+    decode: Callable[[Any], object] | None = None,
+    remembered: bool = True,
+) -> Callable[..., Any]:
+    """The intercepted form of a call that other processes can notice.
+
+    `call` returns a plain value, of which `decode` makes what the code gets. A call that does more for the code than
+    answering it must not be `remembered`.
+    """
+    site = Site(name, call, kind=NOTICED, decode=decode, remembered=remembered)
+    whole = _decoding(call, decode)
 
     def intercepted(*arguments: object, **options: object) -> object:
+        memory = context.memory
+        if memory is not None:
+            return memory.ask(site, arguments, options)
         marker = context.enter(name, arguments)
         if marker is None:
-            return call(*arguments, **options)
-        return context.special(marker, name, call, arguments, options)
+            return whole(*arguments, **options)
+        return context.special(marker, name, whole, arguments, options)
 
     intercepted.__name__ = intercepted.__qualname__ = name
     return intercepted
 
 
-def unnoticed(context: Context, name: str, call: Callable[..., object]) -> Callable[..., object]:
+def unnoticed(
+    context: Context, name: str, call: Callable[..., Any], *, decode: Callable[[Any], object] | None = None
+) -> Callable[..., Any]:
     """The intercepted form of a call that no other process can notice."""
+    site = Site(name, call, kind=UNNOTICED, decode=decode)
+    whole = _decoding(call, decode)
 
     def intercepted(*arguments: object, **options: object) -> object:
+        memory = context.memory
+        if memory is not None:
+            return memory.ask(site, arguments, options)
         marker = context.enter_unnoticed(name, arguments)
         if marker is None:
-            return call(*arguments, **options)
-        return context.special(marker, name, call, arguments, options)
+            return whole(*arguments, **options)
+        return context.special(marker, name, whole, arguments, options)
 
     intercepted.__name__ = intercepted.__qualname__ = name
     return intercepted
 
 
 def noticed_if_shared(
-    context: Context, name: str, call: Callable[..., object], shared: Callable[[Context, object], bool]
-) -> Callable[..., object]:
+    context: Context,
+    name: str,
+    call: Callable[..., Any],
+    shared: Callable[[Context, object], bool],
+    *,
+    decode: Callable[[Any], object] | None = None,
+    remembered: bool = True,
+) -> Callable[..., Any]:
     """The intercepted form of a call on a descriptor, noticed or not depending on what the descriptor is."""
+    depends = functools.partial(shared, context)
+    site = Site(name, call, kind=DEPENDS, shared=depends, decode=decode, remembered=remembered)
+    whole = _decoding(call, decode)
 
     def intercepted(descriptor: object, *arguments: object, **options: object) -> object:
+        memory = context.memory
+        if memory is not None:
+            return memory.ask(site, (descriptor, *arguments), options)
         enter = context.enter if shared(context, descriptor) else context.enter_unnoticed
         marker = enter(name, (descriptor, *arguments))
         if marker is None:
-            return call(descriptor, *arguments, **options)
-        return context.special(marker, name, call, (descriptor, *arguments), options)
+            return whole(descriptor, *arguments, **options)
+        return context.special(marker, name, whole, (descriptor, *arguments), options)
 
     intercepted.__name__ = intercepted.__qualname__ = name
     return intercepted
+
+
+def silent(context: Context, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Something that the interception itself asks the machine for the code, beside its calls; no step."""
+    site = Site(name, call, kind=SILENT)
+
+    def asked(*arguments: object) -> object:
+        memory = context.memory
+        return call(*arguments) if memory is None else memory.ask(site, arguments, {})
+
+    return asked
+
+
+def _decoding(call: Callable[..., Any], decode: Callable[[Any], object] | None) -> Callable[..., Any]:
+    if decode is None:
+        return call
+    return lambda *arguments, **options: decode(call(*arguments, **options))
 
 
 def content_is_shared(context: Context, descriptor: object) -> bool:

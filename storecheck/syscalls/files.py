@@ -17,7 +17,7 @@ from typing import Any, Final
 from storecheck.machine.disk import READ
 from storecheck.machine.errors import fail
 from storecheck.machine.inode import DIRECTORY
-from storecheck.syscalls.context import Context
+from storecheck.syscalls.context import Context, silent
 from storecheck.syscalls.posix import BLOCK_BYTES
 
 _MODES: Final = {
@@ -33,6 +33,20 @@ BUFFER_BYTES: Final = io.DEFAULT_BUFFER_SIZE
 def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:  # noqa: C901 - one class over one context
     """The class `FileIO` of one image."""
     calls = posix.__dict__
+
+    def _is_directory(descriptor: int) -> bool:
+        opened = context.process.descriptors.get(descriptor)
+        return opened is not None and opened.inode.kind == DIRECTORY
+
+    def _bytes_left(descriptor: int) -> int:
+        opened = context.process.descriptors.get(descriptor)
+        if opened is None:
+            return 0
+        context.machine.touch(("inode", opened.inode.serial), READ)
+        return max(0, opened.inode.size() - opened.position)
+
+    is_directory = silent(context, "is a directory", _is_directory)
+    bytes_left = silent(context, "bytes left", _bytes_left)
 
     class FileIO(io.RawIOBase):
         """A simulated descriptor as a raw stream."""
@@ -55,8 +69,7 @@ def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:  #
             self._letters = letters
             self.name = file
             self._descriptor = self._open(file, flags | os.O_CLOEXEC, opener)
-            opened = context.process.descriptors.get(self._descriptor)
-            if opened is not None and opened.inode.kind == DIRECTORY:
+            if is_directory(self._descriptor):
                 if closefd:
                     calls["close"](self._descriptor)
                 self._descriptor = -1
@@ -142,12 +155,7 @@ def build_file_io(context: Context, posix: ModuleType) -> type[io.RawIOBase]:  #
         def readall(self) -> bytes:
             self._check_reads()
             parts: list[bytes] = []
-            opened = context.process.descriptors.get(self._descriptor)
-            if opened is None:
-                expected = 0
-            else:
-                context.machine.touch(("inode", opened.inode.serial), READ)
-                expected = max(0, opened.inode.size() - opened.position)
+            expected = bytes_left(self._descriptor)
             while True:
                 part = calls["read"](self._descriptor, max(expected + 1, BLOCK_BYTES))
                 if not part:

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from storecheck.machine import MOUNT
 from storecheck.schedule.executor import Executor, Member, Task
+from storecheck.schedule.remembering import Recollection
 from storecheck.syscalls.clock import build_datetime, build_refused, build_time
 from storecheck.syscalls.context import Context, Recorder
 from storecheck.syscalls.files import build_io
@@ -106,6 +107,7 @@ class ProcessImage:
         self._private: list[ModuleType] = []
         self._pristine: Pristine | None = None
         self._randomness = Randomness(self.context)
+        self._has_begun = False
         self._build_base()
 
     def _build_base(self) -> None:
@@ -336,18 +338,21 @@ class ProcessImage:
         self._randomness.seal()
         self._environment = dict(vars(self.modules["os"])["environ"]._data)
 
-    def begin(self, executor: Executor, member: Member, recorder: Recorder | None = None) -> None:
+    def begin(
+        self,
+        executor: Executor,
+        member: Member,
+        recorder: Recorder | None = None,
+        memory: Recollection | None = None,
+    ) -> None:
         """Become a fresh process of a run."""
         if self._pristine is None:
             self.seal()
+        self._has_begun = True
         context = self.context
         if len(context.locals) != len(self._locals):
             context.locals[:] = self._locals
-        environment = vars(self.modules["os"])["environ"]._data
-        if environment != self._environment:
-            environment.clear()
-            environment.update(self._environment)
-        context.begin(executor, member, recorder)
+        context.begin(executor, member, recorder, memory)
         self._randomness.begin()
         member.on_end = context.end
 
@@ -358,8 +363,13 @@ class ProcessImage:
     def finish(self) -> None:
         """The run is over: put the globals back, while the finalizers of what they held can reach no machine."""
         self.context.end()
-        if self._pristine is not None:
+        if self._pristine is not None and self._has_begun:
+            self._has_begun = False
             self._pristine.restore()
+            environment = vars(self.modules["os"])["environ"]._data
+            if environment != self._environment:
+                environment.clear()
+                environment.update(self._environment)
             if len(self.modules) != len(self._known):
                 # The run imported further modules. They stay, and their state from now on counts as pristine.
                 self.seal()

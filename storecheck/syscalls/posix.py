@@ -70,18 +70,37 @@ def refusing(context: Context, name: str) -> Callable[..., NoReturn]:
     return refused
 
 
-def stat_of(inode: Inode) -> os.stat_result:
-    """The `os.stat_result` of an inode."""
+StatFields = tuple[int, int, int, int, int, int, int, int, int]
+
+
+def stat_fields(inode: Inode) -> StatFields:
+    """What stat(2) tells of an inode on this machine: kind and mode, number, links, ids, size, and times in ns."""
+    # First: the inodes of a real disk look again for it, and the rest then is of the same moment.
     size = inode.size()
-    atime_ns, mtime_ns, ctime_ns = inode.atime_ns, inode.mtime_ns, inode.ctime_ns
-    atime_s, mtime_s, ctime_s = atime_ns // _SECOND_NS, mtime_ns // _SECOND_NS, ctime_ns // _SECOND_NS
-    fields = (
+    return (
         inode.kind | inode.mode,
         inode.number,
-        DEVICE,
         inode.links,
         inode.uid,
         inode.gid,
+        size,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+    )
+
+
+def stat_result(told: StatFields) -> os.stat_result:
+    """The `os.stat_result` that CPython makes of it."""
+    mode, number, links, uid, gid, size, atime_ns, mtime_ns, ctime_ns = told
+    atime_s, mtime_s, ctime_s = atime_ns // _SECOND_NS, mtime_ns // _SECOND_NS, ctime_ns // _SECOND_NS
+    fields = (
+        mode,
+        number,
+        DEVICE,
+        links,
+        uid,
+        gid,
         size,
         atime_s,
         mtime_s,
@@ -104,11 +123,13 @@ class DirEntry:
 
     __slots__ = ("_inode", "_kind", "_stat", "name", "path")
 
-    def __init__(self, *, name: str | bytes, path: str | bytes, inode: Inode, stat: Callable[..., os.stat_result]):
+    def __init__(
+        self, *, name: str | bytes, path: str | bytes, kind: int, number: int, stat: Callable[..., os.stat_result]
+    ) -> None:
         self.name = name
         self.path = path
-        self._kind = inode.kind
-        self._inode = inode.number
+        self._kind = kind
+        self._inode = number
         self._stat = stat
 
     def inode(self) -> int:
@@ -241,24 +262,25 @@ class _Calls:
         context = self._context
         return context.machine.open(context.process, self._path(path), flags, mode, at=self._at(dir_fd))
 
-    def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+    def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> StatFields:
         inode, _ = self._inode(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
         return self._look_at(inode)
 
-    def lstat(self, path: Any, *, dir_fd: int | None = None) -> os.stat_result:
+    def lstat(self, path: Any, *, dir_fd: int | None = None) -> StatFields:
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
-    def fstat(self, fd: int) -> os.stat_result:
+    def fstat(self, fd: int) -> StatFields:
         context = self._context
         return self._look_at(context.machine.opened(context.process, fd).inode)
 
-    def _look_at(self, inode: Inode) -> os.stat_result:
+    def _look_at(self, inode: Inode) -> StatFields:
         machine = self._context.machine
-        machine.touch(("inode", inode.serial), READ)
-        if inode.kind == DIRECTORY:
-            # Its stamps and its links change with the names in it.
-            machine.touch(("entries", inode.serial), READ)
-        return stat_of(inode)
+        if machine.footprint is not None:
+            machine.touch(("inode", inode.serial), READ)
+            if inode.kind == DIRECTORY:
+                # Its stamps and its links change with the names in it.
+                machine.touch(("entries", inode.serial), READ)
+        return stat_fields(inode)
 
     def rename(self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
         context = self._context
@@ -309,11 +331,11 @@ class _Calls:
         context = self._context
         context.machine.rmdir(context.process, self._path(path), at=self._at(dir_fd))
 
-    def listdir(self, path: Any = ".") -> list[str] | list[bytes]:
+    def listdir(self, path: Any = ".") -> tuple[str | bytes, ...]:
         inode, shown = self._inode("." if path is None else path)
         context = self._context
         names = context.machine.names_in(context.process, inode, shown=shown)
-        return [os.fsencode(name) for name in names] if isinstance(shown, bytes) else names
+        return tuple(os.fsencode(name) for name in names) if isinstance(shown, bytes) else tuple(names)
 
     def access(
         self,
@@ -510,8 +532,8 @@ class _Calls:
     def getgid(self) -> int:
         return self._context.process.gid
 
-    def getgroups(self) -> list[int]:
-        return [self._context.process.gid]
+    def getgroups(self) -> tuple[int, ...]:
+        return (self._context.process.gid,)
 
     def getlogin(self) -> str:
         return "simulated"
@@ -638,6 +660,14 @@ UNNOTICED: Final = (
     "set_blocking", "getpid", "getppid", "getuid", "getgid", "getgroups", "getlogin", "umask", "urandom", "getrandom",
     "getcwd", "getcwdb",
 )  # fmt: skip
+DECODED: Final[dict[str, Callable[[Any], object]]] = {
+    "stat": stat_result, "lstat": stat_result, "fstat": stat_result, "listdir": list, "getgroups": list,
+}  # fmt: skip
+"""What the code gets of what the call returns, where that is not the same."""
+
+INTO_ARGUMENTS: Final = ("readv",)
+"""Calls whose answer is written into an argument."""
+
 SILENT: Final = ("getloadavg", "sched_getaffinity", "putenv", "unsetenv", "register_at_fork")
 
 
@@ -653,11 +683,18 @@ def build_posix(context: Context, calls: _Calls) -> ModuleType:
         else:
             space[name] = refusing(context, f"os.{name}")
     for name in NOTICED:
-        space[name] = noticed(context, name, getattr(calls, name))
+        space[name] = noticed(context, name, getattr(calls, name), decode=DECODED.get(name))
     for name in ON_CONTENT:
-        space[name] = noticed_if_shared(context, name, getattr(calls, name), content_is_shared)
+        space[name] = noticed_if_shared(
+            context,
+            name,
+            getattr(calls, name),
+            content_is_shared,
+            decode=DECODED.get(name),
+            remembered=name not in INTO_ARGUMENTS,
+        )
     for name in UNNOTICED:
-        space[name] = unnoticed(context, name, getattr(calls, name))
+        space[name] = unnoticed(context, name, getattr(calls, name), decode=DECODED.get(name))
     for name in SILENT:
         space[name] = getattr(calls, name)
     space["close"] = noticed_if_shared(context, "close", calls.close, close_is_noticed)
@@ -674,25 +711,33 @@ def build_posix(context: Context, calls: _Calls) -> ModuleType:
     return module
 
 
+Listed = tuple["str | bytes | int", tuple[tuple[str, int, int], ...]]
+
+
 def _scandir(context: Context, calls: _Calls, stat: Callable[..., os.stat_result]) -> Callable[..., Listing]:
-    def scandir(path: Any = None) -> Listing:
-        shown = "." if path is None else path
-        inode, shown = calls._inode(shown)
-        machine = context.machine
-        entries = []
+    def scandir(path: Any = None) -> Listed:
+        inode, shown = calls._inode("." if path is None else path)
+        names = context.machine.names_in(context.process, inode, shown=shown)
+        children = [(name, inode.entries[name]) for name in names]
+        where = shown if isinstance(shown, bytes | int) else str(shown)
+        return where, tuple((name, child.kind, child.number) for name, child in children)
+
+    def listing(listed: Listed) -> Listing:
+        where, found = listed
         # Entries of an open directory are looked up in it, wherever the process has moved meanwhile.
-        stat_entry = functools.partial(stat, dir_fd=path) if isinstance(path, int) else stat
-        for name in machine.names_in(context.process, inode, shown=shown):
-            child = inode.entries[name]
-            if isinstance(shown, bytes):
+        look = functools.partial(stat, dir_fd=where) if isinstance(where, int) else stat
+        entries = []
+        for name, kind, number in found:
+            if isinstance(where, bytes):
                 encoded = os.fsencode(name)
-                entries.append(DirEntry(name=encoded, path=os.path.join(shown, encoded), inode=child, stat=stat_entry))
+                path = os.path.join(where, encoded)
+                entries.append(DirEntry(name=encoded, path=path, kind=kind, number=number, stat=look))
             else:
-                whole = name if isinstance(shown, int) else os.path.join(str(shown), name)
-                entries.append(DirEntry(name=name, path=whole, inode=child, stat=stat_entry))
+                whole = name if isinstance(where, int) else os.path.join(where, name)
+                entries.append(DirEntry(name=name, path=whole, kind=kind, number=number, stat=look))
         return Listing(entries)
 
-    return noticed(context, "scandir", scandir)  # type: ignore[return-value]
+    return noticed(context, "scandir", scandir, decode=listing)
 
 
 def build_fcntl(context: Context, calls: _Calls) -> ModuleType:

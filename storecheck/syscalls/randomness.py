@@ -1,9 +1,9 @@
 """The module `random` of a simulated process: what is seeded by the system on a real one is seeded by the machine here.
 
 CPython seeds an unseeded `random.Random()` from the system without any call that could be intercepted. Here its seed is
-the machine's, the process's number, and how often the process has drawn, as for `os.urandom`; so processes differ, and
-runs do not. A seed that the code gives itself stays. What `random.SystemRandom`, `secrets`, `uuid.uuid4` and `tempfile`
-draw follows from that. Generators made at import are put back before every run.
+the machine's, the process's number, and how many seeds the process has drawn; so processes differ, and runs do not. A
+seed that the code gives itself stays. What `random.SystemRandom`, `secrets`, `uuid.uuid4` and `tempfile` draw follows
+from `os.urandom`. Generators made at import are put back before every run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class Randomness:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        # Of the process's code, not of the machine: no call is made for a seed.
+        self._drawn = 0
         # Of each generator, whether it has no seed of its own. In the order in which they were seeded.
         self._known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
         self._unseeded: list[weakref.ref[Any]] = []
@@ -42,9 +44,8 @@ class Randomness:
         self._known[shared] = True
 
     def _next_seed(self) -> str:
-        process = self._context.process
-        process.random_drawn += 1
-        return f"{self._context.machine.parameters.seed} {process.index} {process.random_drawn}"
+        self._drawn += 1
+        return f"{self._context.machine.parameters.seed} {self._context.process.index} seed {self._drawn}"
 
     def seal(self) -> None:
         """The generators there are now belong to imported modules."""
@@ -54,6 +55,7 @@ class Randomness:
 
     def begin(self) -> None:
         """A process begins: its generators are as after import, and those without a seed are its own."""
+        self._drawn = 0
         for reference in self._unseeded:
             generator = reference()
             if generator is not None:

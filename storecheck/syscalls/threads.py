@@ -15,8 +15,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
-from storecheck.machine.disk import CLOCK, READ
-from storecheck.schedule.executor import NEVER_NS, Executor, ProcessKilled, Task
+from storecheck.schedule.executor import ProcessKilled, Task
+from storecheck.schedule.remembering import AGAIN_NS, NO_TIMEOUT_NS
 from storecheck.syscalls.context import MAIN_IDENT, Context
 from storecheck.syscalls.posix import refusing
 
@@ -37,13 +37,6 @@ class LockWait:
         """The thread that took it, if it is still there."""
         holder = self._lock.holder
         return [holder] if isinstance(holder, Task) and not holder.done else []
-
-
-def _deadline_ns(executor: Executor, timeout: float) -> int:
-    if timeout < 0:
-        return NEVER_NS
-    executor.machine.touch(CLOCK, READ)
-    return executor.machine.monotonic_ns + round(timeout * 1e9)
 
 
 def _check_arguments(blocking: bool, timeout: float) -> None:
@@ -73,10 +66,8 @@ class Lock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, waiting for it if need be."""
         context = self._context
-        member = context.member
-        if member is not None and member.live > 1:
-            assert context.executor is not None
-            context.executor.enter_lock("lock")
+        if context.live_threads() > 1:
+            context.lock_point("lock")
         if self.holder is None:
             self.holder = context.task() or context
             return True
@@ -87,19 +78,20 @@ class Lock:
     def _wait(self, timeout: float) -> bool:
         _check_arguments(True, timeout)
         context = self._context
-        executor, _ = context.running()
-        deadline_ns = _deadline_ns(executor, timeout)
-        task = executor.current
+        context.running()
+        timeout_ns = NO_TIMEOUT_NS if timeout < 0 else round(timeout * 1e9)
+        task = context.task()
         if task is None:
             # The run is over, and a `finally` of a thread that never ended wants the lock.
             raise ProcessKilled
         while self.holder is not None:
             self.waiting.append(task)
-            woken = context.block(LockWait(self), deadline_ns=deadline_ns)
+            woken = context.wait_for(LockWait(self), timeout_ns)
             if not woken and self.holder is not None:
                 if task in self.waiting:
                     self.waiting.remove(task)
                 return False
+            timeout_ns = AGAIN_NS
         self.holder = task
         return True
 
@@ -108,10 +100,8 @@ class Lock:
         if self.holder is None:
             raise _misuse(self._context, "release unlocked lock")
         context = self._context
-        member = context.member
-        if member is not None and member.live > 1:
-            assert context.executor is not None
-            context.executor.enter_lock("unlock")
+        if context.live_threads() > 1:
+            context.lock_point("unlock")
         self.holder = None
         if self.waiting:
             _wake_all(context, self.waiting)
@@ -137,11 +127,8 @@ class Lock:
 
 
 def _wake_all(context: Context, waiting: deque[Task]) -> None:
-    executor = context.executor
     while waiting:
-        task = waiting.popleft()
-        if executor is not None:
-            executor.wake(task)
+        context.wake(waiting.popleft())
 
 
 class RLock:
@@ -310,7 +297,7 @@ class _Threads:
         handle: ThreadHandle | None,
     ) -> int:
         context = self._context
-        executor, member = context.running()
+        context.running()
         ident = context.next_ident
         context.next_ident += 1
 
@@ -333,7 +320,7 @@ class _Threads:
             if handle is not None:
                 handle._set_done()
 
-        executor.add_task(member, body, ident=ident)
+        context.start_thread(body, ident=ident)
         return ident
 
     def set_sentinel(self) -> Lock:
@@ -350,8 +337,7 @@ class _Threads:
         raise SystemExit
 
     def count(self) -> int:
-        member = self._context.member
-        return 0 if member is None else member.live - 1
+        return self._context.live_threads() - 1
 
     def stack_size(self, size: int = 0, /) -> int:
         return 0
