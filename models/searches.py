@@ -28,9 +28,6 @@ SESSIONS: Final = "models.exploring:Sessions"
 FILELOCK: Final = "models.exploring:FileLockHolder"
 FOREIGN: Final = "models.exploring:Foreign"
 
-PRIVATE: Final = ("storecheck.adapters",)
-"""What programs load privately besides the store: `Foreign` inherits from there, and would reach the real system."""
-
 # --- specification ----------------------------------------------------------------------------------------------
 
 State: TypeAlias = "tuple[tuple[str, str], ...]"
@@ -419,7 +416,6 @@ def _race(
         parameters=parameters,
         machine=machine or MachineParameters(),
         kills=kills,
-        private=PRIVATE,
     )
     return Race(name=name, promises=tuple(promises.split()), program=program, sweeps=sweeps)
 

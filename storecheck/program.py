@@ -72,8 +72,9 @@ class Program:
         machine: what kind of computer.
         kills: how many processes a schedule may kill.
         environment: environment variables of every process.
-        private: packages with C extensions to load privately all the same.
-        shared: packages to share with the real interpreter although they are plain Python.
+        private: packages or modules with C extensions, or of test tools, to load privately all the same. An adapter
+            that inherits from such a class is refused until its module is named here or in `shared`.
+        shared: packages to share with the real interpreter: they see the real system.
     """
 
     adapter: str

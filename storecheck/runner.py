@@ -505,6 +505,14 @@ def _load_adapter(image: ProcessImage, adapter: str) -> tuple[Callable[..., Any]
         raise ProgramError(f"adapter {adapter!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise ProgramError(f"adapter {adapter!r} is {factory!r}; give a class or function")
+    for base in getattr(factory, "__mro__", ()):
+        # Its files would not be found, but its clock and its threads would be the real ones, and nobody would notice.
+        if image.sees_real_system(base):
+            raise ProgramError(
+                f"adapter {adapter!r} inherits from {base.__qualname__} of {base.__module__}, which is loaded once for "
+                f"all and reaches the real system; name {base.__module__!r} in the program's `private`, or in `shared` "
+                "if it does nothing but compute"
+            )
     return factory, module
 
 

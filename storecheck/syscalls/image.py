@@ -73,6 +73,9 @@ TEST_TOOLS: Final = frozenset(
 )
 """Packages that never are the code under test."""
 
+UNDER_TEST: Final = frozenset({"storecheck.adapters"})
+"""Modules of test tools that are code under test all the same: adapters inherit from them."""
+
 SIMULATED_HOME: Final = f"{MOUNT}/home"
 SIMULATED_TEMPORARY: Final = f"{MOUNT}/tmp"  # noqa: S108 - a path on the simulated machine
 
@@ -220,10 +223,35 @@ class ProcessImage:
             module = self._execute(name, parent)
         else:
             module = self.modules[name] = self._share(name)
+            if any(chosen.startswith(f"{name}.") for chosen in (*UNDER_TEST, *self.options.private)):
+                module = self.modules[name] = self._view_of(module)
         # While the parent is executed, the real table shows it in the place of the real one.
         if parent is not None and parent is not self._executing.get(parent_name, sys.modules.get(parent_name)):
             setattr(parent, name.rpartition(".")[2], module)
         return module
+
+    def _view_of(self, real: ModuleType) -> ModuleType:
+        """A shared package some of whose modules are private: the image must not find the real ones in it."""
+        package = real.__name__
+        view = ModuleType(package, real.__doc__)
+        view.__dict__.update(
+            {
+                name: value
+                for name, value in vars(real).items()
+                if name != "__spec__" and not self._is_private(f"{package}.{name}")
+            }
+        )
+
+        def __getattr__(name: str) -> object:
+            if self._is_private(f"{package}.{name}"):
+                try:
+                    return self.load(f"{package}.{name}")
+                except ModuleNotFoundError as error:
+                    raise AttributeError(f"module {package!r} has no attribute {name!r}") from error
+            return getattr(real, name)
+
+        view.__dict__["__getattr__"] = __getattr__
+        return view
 
     def _without_loops(self, real: ModuleType) -> ModuleType:
         """Asyncio can be imported and its types used, but no loop runs: it would wait in the real system."""
@@ -248,11 +276,20 @@ class ProcessImage:
         head = name.partition(".")[0]
         if head in options.shared or name in options.shared:
             return False
-        if any(name == chosen or name.startswith(f"{chosen}.") for chosen in options.private):
+        if name in UNDER_TEST or any(name == chosen or name.startswith(f"{chosen}.") for chosen in options.private):
             return True
         if head in sys.stdlib_module_names:
             return head in PRIVATE_STANDARD
         return head not in TEST_TOOLS and not _has_extensions(head)
+
+    def sees_real_system(self, kind: type) -> bool:
+        """Whether a class is the real interpreter's without anybody having asked for it, standard library aside."""
+        name = kind.__module__
+        head = name.partition(".")[0]
+        if head in self.options.shared or name in self.options.shared or head in sys.stdlib_module_names:
+            return False
+        real = sys.modules.get(name)
+        return not self._is_private(name) or getattr(real, kind.__qualname__, None) is kind
 
     def _share(self, name: str) -> ModuleType:
         with self._real_table():

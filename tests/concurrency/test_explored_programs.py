@@ -8,7 +8,6 @@ lock beside them. Each program is run under a fixed number of schedules.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.exploring import FILE, SPELLINGS
-from models.searches import FOREIGN, PRIVATE, SESSIONS, StorePromises
+from models.searches import FOREIGN, SESSIONS, StorePromises
 from storecheck import Operation, PreemptionBounded, ProcessProgram, Program, RandomSchedules
 from storecheck.drawing import machines, programs, verify
 from storecheck.pytest_plugin import Evidence
@@ -82,17 +81,9 @@ def search(program: Program, evidence: Evidence) -> None:
         evidence.add(schedules=result.executions, histories=result.executions)
 
 
-def _privately(program: Program) -> Program:
-    return replace(program, private=PRIVATE)
-
-
 @pytest.mark.promise("WRITE1", "SNAP1", "SNAP3", "SNAP5", "SNAP6", "CACHE6", "CACHE8", "WRITE6", "LOCK1", "LOCK4")
 @settings(max_examples=PROGRAMS)
-@given(
-    programs(adapter=SESSIONS, operations=OPERATIONS, files=FILES, parameters=PARAMETERS, computers=machines()).map(
-        _privately
-    )
-)
+@given(programs(adapter=SESSIONS, operations=OPERATIONS, files=FILES, parameters=PARAMETERS, computers=machines()))
 def test_drawn_programs_keep_their_promises(evidence: Evidence, program: Program) -> None:
     """Whatever the processes do, the history is that of one store on which they work one after the other."""
     search(program, evidence)
@@ -110,7 +101,7 @@ def test_drawn_programs_keep_their_promises(evidence: Evidence, program: Program
         foreign=FOREIGNER,
         processes_max=2,
         operations_max=2,
-    ).map(_privately)
+    )
 )
 def test_drawn_programs_beside_one_that_ignores_the_lock(evidence: Evidence, program: Program) -> None:
     """What such a program publishes before an update is synced is in what the update publishes, or it is refused."""

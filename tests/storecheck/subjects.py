@@ -20,6 +20,8 @@ import uuid
 
 import filelock
 
+from storecheck import adapters, counterexample
+
 SEEN: list[str] = []
 LOCK = threading.Lock()
 
@@ -438,3 +440,20 @@ class Names:
     def draw_seeded(self) -> list[float]:
         """What every process gets, from seeds in the code."""
         return [SEEDED.random(), random.Random(7).random()]
+
+
+class Sleeper(adapters.Files):
+    """Inherits all that it does from an adapter of the verifier's own."""
+
+    def sleep_and_tell(self, seconds: float) -> float:
+        """How long it took."""
+        started = time.monotonic()
+        self.sleep(seconds)
+        return time.monotonic() - started
+
+
+class InheritsFromTool(counterexample.CounterexampleError):
+    """Inherits from a module of the verifier that is no code under test."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)

@@ -13,7 +13,9 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from storecheck import (
     PreemptionBounded,
     ProcessProgram,
     Program,
+    ProgramError,
     RandomSchedules,
     Replay,
     process,
@@ -278,6 +281,27 @@ def test_the_same_schedule_draws_the_same_names() -> None:
         # Other runs in between, which draw as well.
         explore(program, strategy=RandomSchedules(executions=2))
     assert len(seen) == 1
+
+
+def test_an_adapter_that_inherits_from_the_verifiers_own_is_simulated_like_any_other() -> None:
+    """Without a word about it in the program, an hour's sleep is one of the virtual clock."""
+    program = Program(
+        adapter=f"{SUBJECTS}:Sleeper", processes=(process(Operation("sleep_and_tell", {"seconds": 3600})),)
+    )
+    slept: list[float] = []
+    began_s = time.monotonic()
+    explore(program, strategy=PreemptionBounded(0), check=lambda run: slept.append(run.operations[0].result))
+    assert slept == [pytest.approx(3600, abs=1)]
+    assert time.monotonic() - began_s < 600
+
+
+def test_an_adapter_that_inherits_from_what_sees_the_real_system_is_refused() -> None:
+    """A base class that is loaded once for all is named, with what to do; as `private` or `shared` it is taken."""
+    program = Program(adapter=f"{SUBJECTS}:InheritsFromTool", processes=(process(),))
+    with pytest.raises(ProgramError, match=r"CounterexampleError of storecheck\.counterexample.*`private`"):
+        explore(program, strategy=PreemptionBounded(0))
+    asked_for = replace(program, shared=("storecheck",))
+    assert explore(asked_for, strategy=PreemptionBounded(0)).failure is None
 
 
 def test_a_seed_in_the_code_stays() -> None:
