@@ -26,6 +26,7 @@ from storecheck.schedule import (
 from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, StepLog
 from storecheck.schedule.remembering import NotDeterministic
 from storecheck.schedule.strategies import PrefixChooser
+from storecheck.searched import tell
 from storecheck.syscalls import Transform
 
 Check = Callable[[Execution], str | None]
@@ -151,6 +152,13 @@ def explore(
     """
     search = _Searching(program, check=check, faults=faults, policy=policy, transform=transform, max_steps=max_steps)
     found = search.first_failure(strategy, max_executions)
+    tell(
+        processes_max=len(program.processes),
+        operations_max=program.operations(),
+        points_max=search.longest,
+        preemptions_max=search.preemptions,
+        **{"exhausted" if isinstance(search.verdict(), Exhausted) else "sampled": 1},
+    )
     failure = found
     if found is not None and minimise:
         if not isinstance(strategy, PreemptionBounded):
@@ -192,6 +200,8 @@ class _Searching:
         self._cut_by = ""
         self.executions = 0
         self.steps = 0
+        self.longest = 0
+        self.preemptions = 0
         self.cut_runs = 0
 
     def first_failure(self, strategy: Strategy, max_executions: int) -> Failure | None:
@@ -211,6 +221,8 @@ class _Searching:
             execution, remembers = self._run(chooser, search.step_log())
             self.executions += 1
             self.steps += execution.steps
+            self.longest = max(self.longest, execution.steps)
+            self.preemptions = max(self.preemptions, execution.preemptions)
             search.executed(execution.choices)
             if execution.cut:
                 self.cut_runs += 1

@@ -16,13 +16,14 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from storecheck import verdict as verdicts
-from storecheck.verdict import MutantKill, PromiseText, TestMarks, TestRecord, Verdict
+from storecheck.searched import LISTENERS
+from storecheck.verdict import BOUND_KINDS, MutantKill, PromiseText, TestMarks, TestRecord, Verdict, total_evidence
 
 pytest_plugins = ("storecheck.report.plugin",)
 """Shards and reports."""
@@ -70,6 +71,12 @@ class Evidence:
             if count < 0:
                 raise ValueError(f"evidence {kind}={count} is negative. Give what was looked at, 0 or more.")
             self._counts[kind] = self._counts.get(kind, 0) + count
+
+    def searched(self, did: Mapping[str, int]) -> None:
+        """Add what one search did: see `storecheck.searched`; of bounds the largest counts."""
+        for kind, count in did.items():
+            before = self._counts.get(kind, 0)
+            self._counts[kind] = max(before, count) if kind in BOUND_KINDS else before + count
 
     def take(self) -> dict[str, int]:
         """Return the counts above zero and start again from zero."""
@@ -181,6 +188,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "mutant(id, promise): the planted bug that this test kills, and the promise it breaks"
     )
     config.stash[_EVIDENCE] = Evidence()
+    LISTENERS.append(config.stash[_EVIDENCE].searched)
     location = config.getini("promises")
     promises = load_promises(location) if location else ()
     item_marks = _ItemMarks(location, frozenset(promise.id for promise in promises))
@@ -192,6 +200,12 @@ def pytest_configure(config: pytest.Config) -> None:
         option = "--report-dir" if config.getoption("report_dir") else "--verdict"
         raise pytest.UsageError(f"{option} needs the list of promises. Set the ini option promises=module:attribute.")
     config.pluginmanager.register(_VerdictCollector(config, promises, item_marks), "storecheck-verdict")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop listening to searches."""
+    if _EVIDENCE in config.stash:
+        LISTENERS.remove(config.stash[_EVIDENCE].searched)
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -347,13 +361,14 @@ class _VerdictCollector:
 
     # The end.
 
+    def promises_of(self, nodeid: str) -> tuple[str, ...]:
+        """The promises that a finished test checks, in the order of the list: as its failure would name them."""
+        checked = self._record(nodeid).marks.promise_ids
+        return tuple(promise.id for promise in self._promises if promise.id in checked)
+
     def evidence_totals(self) -> dict[str, int]:
         """What all finished tests counted, each test once."""
-        totals: dict[str, int] = {}
-        for nodeid in self._finished:
-            for kind, count in self._record(nodeid).evidence.items():
-                totals[kind] = totals.get(kind, 0) + count
-        return totals
+        return total_evidence(self._record(nodeid).evidence for nodeid in self._finished)
 
     def verdict(self, exit_status: int) -> Verdict:
         """What the run says so far."""

@@ -21,6 +21,23 @@ DOCUMENT_VERSION = 1
 EVIDENCE_KINDS = ("steps", "histories", "schedules", "crash_states")
 """What a test may count: rule steps, recorded histories, schedules and crash states it looked at."""
 
+SEARCH_KINDS = ("exhausted", "sampled")
+"""Searches of a program's schedules: that went through all within their bound, and that looked at some."""
+
+BOUND_KINDS = ("processes_max", "operations_max", "points_max", "preemptions_max", "cuts_max", "rule_steps_max")
+"""How far searches went: the largest program, run and number of changes lost by choice, the longest rule sequence."""
+
+COUNTED_KINDS = (*EVIDENCE_KINDS, *SEARCH_KINDS, *BOUND_KINDS)
+
+
+def total_evidence(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """What several tests or shards counted: sums, and of bounds the largest. In the order of the kinds, no zeros."""
+    counted = list(parts)
+    totals = {kind: sum(part.get(kind, 0) for part in counted) for kind in (*EVIDENCE_KINDS, *SEARCH_KINDS)}
+    totals |= {kind: max((part.get(kind, 0) for part in counted), default=0) for kind in BOUND_KINDS}
+    return {kind: total for kind, total in totals.items() if total}
+
+
 EXAMPLE_MAX_LINES = 30
 """Lines of a minimal example shown; a longer one says how many were left out."""
 
@@ -167,7 +184,7 @@ def judge_promise(
         tests_failed=counts["failed"],
         tests_skipped=counts["skipped"],
         tests_unfinished=len(unfinished),
-        evidence={kind: total for kind in EVIDENCE_KINDS if (total := sum(r.evidence.get(kind, 0) for r in checks))},
+        evidence=total_evidence(record.evidence for record in checks),
         mutants_killed=tuple(sorted(killed - survived)),
         mutants_survived=tuple(sorted(survived)),
         mutants_untried=tuple(sorted(planted - tried)),
@@ -213,7 +230,8 @@ def _tests_cell(promise: PromiseVerdict) -> str:
 
 
 def _evidence_cell(promise: PromiseVerdict) -> str:
-    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in promise.evidence.items())
+    counts = ((kind, promise.evidence[kind]) for kind in EVIDENCE_KINDS if kind in promise.evidence)
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
 
 
 def _mutants_cell(promise: PromiseVerdict) -> str:

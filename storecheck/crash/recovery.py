@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from storecheck.searched import tell
+
 from .models import MODELS, PersistenceModel
 from .oracle import Oracle, Violation
 from .states import CrashState, CrashStates, Recording
@@ -80,6 +82,8 @@ def check(
                 report.failures.append(Failure(state=state, violation=violation))
         report.states_by_model[model.name] = count
         report.states += count
+    if cuts is not None:
+        tell(cuts_max=cuts)
     report.recoveries = 0 if recoveries is None else len(recoveries.found)
     return report
 

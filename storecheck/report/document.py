@@ -357,7 +357,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One part of a run. `index` counts from 1; a run that is not split is shard 1 of 1."""
+    """One part of a run. `index` counts from 1; a run that is not split is shard 1 of 1. `known`: `KnownFailure`s."""
 
     index: int
     count: int
@@ -367,10 +367,20 @@ class Shard:
     duration_s: float
     passed: int
     failed: int
+    known: int
     skipped: int
     unfinished: int
     exit_status: int
     environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFailure:
+    """A test that is marked as failing (`pytest.mark.xfail`) and still does; `fingerprint` is empty without example."""
+
+    test: str
+    reason: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,6 +406,7 @@ class Run:
         other_tests: tests that name no promise.
         other_failures: those of them that failed.
         examples: failing examples, one per cause.
+        known: failures that are known, and are still there.
         bounds: what the searches were bounded by.
         figures: everything counted, by name.
         kept: the last kept run, or None.
@@ -411,6 +422,7 @@ class Run:
     other_tests: int
     other_failures: tuple[Failure, ...]
     examples: tuple[Example, ...]
+    known: tuple[KnownFailure, ...]
     bounds: tuple[str, ...]
     figures: Mapping[str, float]
     kept: Kept | None

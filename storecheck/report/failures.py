@@ -54,6 +54,14 @@ def example_of_payload(
     return example
 
 
+def fingerprint_of_payload(payload: Mapping[str, Any], promise: str) -> str:
+    """The cause that the counterexample of a known failure has; empty if it cannot be run outside the test."""
+    try:
+        return _told(payload["document"], Origin(promise=promise)).fingerprint
+    except (ProgramError, NoEvidence):
+        return ""
+
+
 def _told(document: Mapping[str, Any], origin: Origin) -> Example:
     """The example that a document of any of the three formats is."""
     if document.get("format") == told.FORMAT:

@@ -35,6 +35,7 @@ def render(run: Run) -> str:
             run=run,
             headline=words.headline(run),
             promise_headline=words.promise_headline(run),
+            bounds_sentence=words.bounds_sentence(run),
             totals=list(words.totals(run)),
             figures=list(words.figure_rows(run)),
             css=Markup(css),  # noqa: S704 - shipped with this package
@@ -84,6 +85,8 @@ def _environment() -> Environment:
         size_text=words.size_text,
         indent_part=lambda text: text[: len(text) - len(text.lstrip())],
         sampled=words.sampled,
+        bounds=words.bounds,
+        known_cause=words.known_cause,
         tests_cell=words.tests_cell,
         mutants=words.mutants_cell,
     )

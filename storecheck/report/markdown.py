@@ -31,6 +31,7 @@ def render(run: Run, *, budget_bytes: int = BUDGET_BYTES) -> str:
     dropped: list[str] = []
     wanted = [("the table of promises", _promises(run))]
     wanted = [("the table of failing examples", _table(run)), *wanted]
+    wanted += [("the known failures", _known(run))]
     wanted += [(f"details of {each.id}", _details(each, number)) for number, each in enumerate(run.examples, start=1)]
     wanted += [(f"the failure of {each.nodeid}", _other(each.nodeid, each.example)) for each in run.other_failures]
     for name, part in wanted:
@@ -119,18 +120,26 @@ def _other(nodeid: str, text: str) -> str:
 def _promises(run: Run) -> str:
     if not run.promises:
         return ""
-    rows = ["| Promise | Outcome | Tests | Sampled | Planted bugs killed |", "|---|---|---|---|---|"]
+    rows = ["| Promise | Outcome | Tests | Searched | How far | Planted bugs killed |", "|---|---|---|---|---|---|"]
     for each in run.promises:
         outcome = "**FAILED**" if each.outcome == "FAILED" else each.outcome
-        cells = [_text(words.tests_cell(each)), _text(words.sampled(each)), _text(words.mutants_cell(each))]
+        texts = (words.tests_cell(each), words.sampled(each), words.bounds(each.evidence), words.mutants_cell(each))
+        cells = list(map(_text, texts))
         rows.append(f"| {_text(each.id)} {_text(each.title)} | {outcome} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _known(run: Run) -> str:
+    if not run.known:
+        return ""
+    lines = [f"- {_code(each.test)} {_text(each.reason)}".rstrip() for each in run.known]
+    return "\n".join(["Known, still failing:", "", *lines]) + "\n"
 
 
 def _foot(run: Run) -> str:
     counts = ", ".join(f"{name.lower()} {value}" for name, value, _ in words.totals(run))
     shards = words.plural(len(run.shards), "shard")
     missing = f" **No report of shard {', '.join(map(str, run.missing_shards))}.**" if run.missing_shards else ""
-    bounds = " ".join(run.bounds)
+    bounds = " ".join(filter(None, [words.bounds_sentence(run), *run.bounds]))
     text = f"{counts} on {shards} in {words.duration(run.duration_s)}.{missing} {bounds}".strip()
     return f"\n{text} Outside what was searched a pass says nothing.\n"

@@ -7,11 +7,16 @@ are masked without a key. A filter for accidents, not a protection against someb
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
+
+from storecheck.report.codec import decode, encode
+from storecheck.report.document import Allowed, Importance, Kind, Persisted, Run
+from storecheck.verdict import PromiseOutcome
 
 MASK: Final = "••••"
 
@@ -29,6 +34,17 @@ _KEY_VALUE: Final = re.compile(
     r"(?P<value>(?P<quote>\\*[\"']).*?(?<!\\)(?P=quote)|\\*[\"'].*$|(?:Bearer|Basic) \S+|[^\s,;}\])\"']+)",
     re.MULTILINE,
 )
+_OWN_WORDS: Final = frozenset(
+    word for closed in (Kind, Importance, Persisted, Allowed, PromiseOutcome) for word in get_args(closed)
+)
+"""Words that members of run documents are limited to: a secret that happens to be one must not break the document."""
+
+_ADJOINING: Final = re.compile(
+    r"(?P<start>\\*(?P<quote>[\"'])(?P<key>[A-Za-z_][\w.-]*)\\*(?P=quote)\s*[,:]\s*\\*(?P<open>[\"']))"
+    r"(?P<value>(?:\\.|(?!(?P=open))[^\\])*)",
+)
+"""A quoted key and the quoted text after it, as in `{"apiKey": "…"}` and `SetField("main", "apiKey", "…")`."""
+
 _KNOWN_FORMS: Final = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abpr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}"
     r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*)"
@@ -42,7 +58,7 @@ def is_secret_key(key: str) -> bool:
 
 
 def secret_values(value: object) -> set[str]:
-    """Texts that stand under secret-like keys anywhere in a JSON value, also in JSON that is held as text.
+    """Texts that stand under secret-like keys anywhere in a JSON value, also in JSON and calls that are held as text.
 
     An object with a member `field` (or `name`, `key`) whose value reads like a secret's key has its `value` taken.
     """
@@ -62,12 +78,11 @@ def _collect(value: object, found: set[str]) -> None:
     elif isinstance(value, list | tuple):
         for each in value:
             _collect(each, found)
-    elif isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            inner = json.loads(value)
-        except ValueError:
-            return
-        _collect(inner, found)
+    elif isinstance(value, str):
+        found.update(match["value"] for match in _ADJOINING.finditer(value) if is_secret_key(match["key"]))
+        if value.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(ValueError):
+                _collect(json.loads(value), found)
 
 
 def _texts(value: object) -> Iterable[str]:
@@ -97,7 +112,9 @@ def _mask(value: Any, secrets: list[str]) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_mask(each, secrets) for each in value]
-    return mask_text(value, secrets) if isinstance(value, str) else value
+    if not isinstance(value, str) or value in _OWN_WORDS:
+        return value
+    return mask_text(value, secrets)
 
 
 def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
@@ -105,6 +122,7 @@ def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
     text = _KNOWN_FORMS.sub(MASK, text)
+    text = _ADJOINING.sub(lambda match: f"{match['start']}{MASK}" if is_secret_key(match["key"]) else match[0], text)
     return _KEY_VALUE.sub(_masked_pair, text)
 
 
@@ -113,3 +131,8 @@ def _masked_pair(match: re.Match[str]) -> str:
         return match[0]
     quote = match["quote"] or ""
     return f"{match['key']}{match['close']}{match['sep']}{quote}{MASK}{quote}"
+
+
+def mask_run(run: Run, *, secrets: Iterable[str] = ()) -> Run:
+    """A run in which nothing that looks like a secret is left, nor any of `secrets`: what all formats are made from."""
+    return decode(Run, mask(encode(run), secrets=secrets))

@@ -17,7 +17,7 @@ from typing import Final
 from storecheck.report import html, junit, markdown, notices
 from storecheck.report.codec import DocumentError
 from storecheck.report.document import Example, Kept, Run, Shard, dumps, load
-from storecheck.verdict import EVIDENCE_KINDS, Failure, PromiseOutcome, PromiseVerdict
+from storecheck.verdict import COUNTED_KINDS, Failure, PromiseOutcome, PromiseVerdict, total_evidence
 
 RUN_FILE: Final = "run.json"
 DURATIONS_FILE: Final = "durations.json"
@@ -91,6 +91,7 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
         other_tests=sum(run.other_tests for run in runs),
         other_failures=tuple(failure for run in runs for failure in run.other_failures),
         examples=join_examples(example for run in runs for example in run.examples),
+        known=tuple({failure.test: failure for run in runs for failure in run.known}.values()),
         bounds=tuple(dict.fromkeys(bound for run in runs for bound in run.bounds)),
         figures={},
         kept=None,
@@ -227,9 +228,7 @@ def _merged_promise(parts: Sequence[PromiseVerdict]) -> PromiseVerdict:
         outcome=outcome,
         tests=tuple(sorted({test for part in parts for test in part.tests})),
         **counts,
-        evidence={
-            kind: total for kind in EVIDENCE_KINDS if (total := sum(part.evidence.get(kind, 0) for part in parts))
-        },
+        evidence=total_evidence(part.evidence for part in parts),
         mutants_killed=tuple(sorted(killed)),
         mutants_survived=tuple(sorted(survived)),
         mutants_untried=tuple(sorted(untried)),
@@ -240,12 +239,10 @@ def _merged_promise(parts: Sequence[PromiseVerdict]) -> PromiseVerdict:
 def figures_of(run: Run, parts: Sequence[Run]) -> Mapping[str, float]:
     """Everything counted, each thing once: what the shards counted, added up, and the state of the promises."""
     figures: dict[str, float] = {}
-    for name in ("passed", "failed", "skipped", "unfinished"):
+    for name in ("passed", "failed", "known", "skipped", "unfinished"):
         figures[name] = sum(getattr(shard, name) for shard in run.shards)
-    for kind in EVIDENCE_KINDS:
-        total = sum(part.figures.get(kind, 0) for part in parts)
-        if total:
-            figures[kind] = total
+    counted = ({kind: int(part.figures.get(kind, 0)) for kind in COUNTED_KINDS} for part in parts)
+    figures |= total_evidence(counted)
     figures["promises_passed"] = sum(promise.outcome == "passed" for promise in run.promises)
     figures["promises_not_verified"] = sum(promise.outcome == "not verified" for promise in run.promises)
     figures["mutants_killed"] = len({mutant for promise in run.promises for mutant in promise.mutants_killed})

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from storecheck.report.document import Example, Run
+    from storecheck.report.document import Example, KnownFailure, Run
     from storecheck.verdict import Verdict
 
 SHARD_VARIABLES: Final = (
@@ -278,7 +278,8 @@ class _Carrier:
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and call.excinfo is not None:
+        # A known failure (xfail) counts as skipped for pytest; its cause is looked for among the new ones.
+        if (report.failed or hasattr(report, "wasxfail")) and call.excinfo is not None:
             found = _counterexample_in(call.excinfo.value)
             if found is not None:
                 sizes = getattr(found, "found_sizes", None)
@@ -317,6 +318,7 @@ class _ReportWriter:
         self._started_s = time.monotonic()
         self._payloads: dict[str, dict[str, Any]] = {}
         self._outcomes: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._durations: dict[str, float] = {}
         # A report of an earlier run must not be taken for this one's, should this one be killed.
         (directory / "run.json").unlink(missing_ok=True)
@@ -328,7 +330,10 @@ class _ReportWriter:
         known = self._outcomes.get(report.nodeid)
         if report.failed:
             self._outcomes[report.nodeid] = "failed"
-        elif known is None or (report.when == "call" and known != "failed"):
+        elif report.skipped and hasattr(report, "wasxfail"):
+            self._outcomes[report.nodeid] = "known"
+            self._reasons[report.nodeid] = report.wasxfail.removeprefix("reason: ")
+        elif known is None or (report.when == "call" and known not in ("failed", "known")):
             self._outcomes[report.nodeid] = "skipped" if report.skipped else "passed"
 
     @pytest.hookimpl(trylast=True)
@@ -344,6 +349,7 @@ class _ReportWriter:
 
     def _run(self, verdict: Verdict) -> Run:
         from storecheck.report.document import Run, Shard
+        from storecheck.report.masking import mask_run, secret_values
         from storecheck.report.merging import figures_of, other_failures_of, with_kept
 
         outcomes = list(self._outcomes.values())
@@ -356,6 +362,7 @@ class _ReportWriter:
             duration_s=round(time.monotonic() - self._started_s, 3),
             passed=outcomes.count("passed"),
             failed=outcomes.count("failed"),
+            known=outcomes.count("known"),
             skipped=outcomes.count("skipped"),
             unfinished=sum(promise.tests_unfinished for promise in verdict.promises),
             exit_status=int(verdict.exit_status),
@@ -372,12 +379,28 @@ class _ReportWriter:
             other_tests=verdict.other_tests,
             other_failures=other_failures_of(verdict.other_failures, (example.test for example in examples)),
             examples=examples,
+            known=tuple(self._known()),
             bounds=(_bounds(),),
             figures=self._evidence(),
             kept=None,
             made_by=f"storecheck {metadata.version('sessionstore')}",
         )
-        return with_kept(replace(run, figures=figures_of(run, [run])), ())
+        secrets = secret_values([payload["document"] for payload in self._payloads.values()])
+        return mask_run(with_kept(replace(run, figures=figures_of(run, [run])), ()), secrets=secrets)
+
+    def _known(self) -> Generator[KnownFailure, None, None]:
+        from storecheck.report.document import KnownFailure
+        from storecheck.report.failures import fingerprint_of_payload
+
+        for number, (nodeid, reason) in enumerate(self._reasons.items()):
+            payload = self._payloads.get(nodeid) if number < MAX_EXAMPLES_TOLD else None
+            fingerprint = "" if payload is None else fingerprint_of_payload(payload, self._promise_of(nodeid))
+            yield KnownFailure(test=nodeid, reason=reason, fingerprint=fingerprint)
+
+    def _promise_of(self, nodeid: str) -> str:
+        collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
+        assert collector is not None
+        return str(next(iter(collector.promises_of(nodeid)), ""))
 
     def _evidence(self) -> dict[str, float]:
         collector = self._config.pluginmanager.get_plugin("storecheck-verdict")

@@ -25,11 +25,13 @@ def show(run: Run, console: Console) -> None:
         console.print(Text(failure.nodeid, style="bold red"))
         console.print(Padding(Text(failure.example), (0, 0, 0, 2)))
         console.print(Text(failure.replay), soft_wrap=True)
+    for known in run.known:
+        console.print(Text(f"Known, still failing: {known.test} {known.reason}".rstrip(), style="yellow"))
     if run.promises:
         console.print(_promises(run))
     if run.missing_shards:
         console.print(Text(f"No report of shard {', '.join(map(str, run.missing_shards))}.", style="bold red"))
-    for bound in run.bounds:
+    for bound in filter(None, (words.bounds_sentence(run), *run.bounds)):
         console.print(Text(bound, style="dim"))
     console.print(Text(f"{words.headline(run)}.", style="bold red" if run.failed else "bold"))
 
@@ -124,7 +126,7 @@ def _crash(crash: Crash) -> Iterator[RenderableType]:
 
 def _promises(run: Run) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("promise", "outcome", "tests", "sampled", "planted bugs killed"):
+    for name in ("promise", "outcome", "tests", "searched", "how far", "planted bugs killed"):
         table.add_column(name, overflow="fold")
     styles = {"passed": "green", "FAILED": "bold red", "not verified": "yellow"}
     for promise in run.promises:
@@ -133,6 +135,7 @@ def _promises(run: Run) -> Table:
             Text(promise.outcome, style=styles[promise.outcome]),
             words.tests_cell(promise),
             words.sampled(promise),
+            words.bounds(promise.evidence),
             words.mutants_cell(promise),
         )
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from storecheck.report.document import KIND_NAMES, Deciding, Example, Race, Run
@@ -11,15 +11,33 @@ from storecheck.verdict import EVIDENCE_KINDS, PromiseVerdict
 SECONDS_PER_MINUTE = 60
 MILLION = 1_000_000
 
+_BOUND_NOUNS = {
+    "processes_max": "process",
+    "operations_max": "operation",
+    "points_max": "point",
+    "preemptions_max": "preemption",
+    "cuts_max": "lost change",
+    "rule_steps_max": "rule step",
+}
+
 FIGURE_NAMES = {
     "passed": "Passed",
     "failed": "Failed",
-    "skipped": "Skipped",
+    "known": "Known, still failing",
+    "skipped": "Not run",
     "unfinished": "Not finished",
     "schedules": "Schedules tried",
     "histories": "Histories",
     "steps": "Rule steps",
     "crash_states": "Crash states",
+    "exhausted": "Programs exhausted within their bound",
+    "sampled": "Programs sampled",
+    "processes_max": "Most processes",
+    "operations_max": "Most operations",
+    "points_max": "Longest run, points",
+    "preemptions_max": "Most preemptions",
+    "cuts_max": "Most changes lost by choice",
+    "rule_steps_max": "Longest rule sequence, steps",
     "promises_passed": "Promises passed",
     "promises_not_verified": "Promises not verified",
     "mutants_killed": "Planted bugs killed",
@@ -48,7 +66,7 @@ def promise_headline(run: Run) -> str:
 
 def plural(count: int, noun: str) -> str:
     """`1 shard`, `2 shards`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else f'{noun}es' if noun.endswith('s') else f'{noun}s'}"
 
 
 def number(value: float) -> str:
@@ -143,6 +161,34 @@ def sampled(promise: PromiseVerdict) -> str:
     return ", ".join(f"{number(count)} {kind}" for count, kind in counts) or "-"
 
 
+def known_cause(example: Example, run: Run) -> str:
+    """Whether a known failure has the same cause; empty if no known one has an example to compare with."""
+    same = [failure.test for failure in run.known if failure.fingerprint == example.fingerprint]
+    if same:
+        return f"same cause as the known failure {same[0]}"
+    return "no known failure has this cause" if any(failure.fingerprint for failure in run.known) else ""
+
+
+def bounds(evidence: Mapping[str, float]) -> str:
+    """How far the searches went; empty if there were none with bounds."""
+    far = [plural(int(evidence[kind]), noun) for kind, noun in _BOUND_NOUNS.items() if evidence.get(kind)]
+    text = f"up to {_and(far)}" if far else ""
+    exhausted, looked = int(evidence.get("exhausted", 0)), int(evidence.get("sampled", 0))
+    parts = [f"{plural(exhausted, 'program')} exhausted within {'its' if exhausted == 1 else 'their'} bound"]
+    parts = [*(parts if exhausted else []), *([f"{looked:,} sampled"] if looked else [])]
+    return "; ".join(filter(None, [text, ", ".join(parts)]))
+
+
+def bounds_sentence(run: Run) -> str:
+    """How far the searches of a run went, as they counted it themselves."""
+    text = bounds(run.figures)
+    return f"Searched {text}." if text else ""
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
 def tests_cell(promise: PromiseVerdict) -> str:
     """How its tests ended."""
     counts = {
@@ -169,7 +215,17 @@ def mutants_cell(promise: PromiseVerdict) -> str:
 
 def totals(run: Run) -> Iterator[tuple[str, str, bool]]:
     """The figures of the run for the margin: name, value, whether it is bad."""
-    for name in ("passed", "failed", "skipped", "unfinished", "schedules", "histories", "steps", "crash_states"):
+    for name in (
+        "passed",
+        "failed",
+        "known",
+        "skipped",
+        "unfinished",
+        "schedules",
+        "histories",
+        "steps",
+        "crash_states",
+    ):
         if name in run.figures:
             value = run.figures[name]
             text = f"{value / MILLION:.1f} M" if value >= MILLION else number(value)

@@ -187,11 +187,11 @@ def run_of(*examples: Any) -> Run:
     """A run that found these, and nothing else is known of."""
     shard = Shard(
         index=1, count=1, seed="0", job="golden", started_at="2026-01-01T00:00:00+00:00", duration_s=0.0, passed=0,
-        failed=len(examples), skipped=0, unfinished=0, exit_status=1, environment={},
+        failed=len(examples), known=0, skipped=0, unfinished=0, exit_status=1, environment={},
     )  # fmt: skip
     return Run(
         commit="", started_at=shard.started_at, duration_s=0.0, shards=(shard,), missing_shards=(), promises=(),
-        other_tests=0, other_failures=(), examples=tuple(examples), bounds=(), figures={}, kept=None,
+        other_tests=0, other_failures=(), examples=tuple(examples), known=(), bounds=(), figures={}, kept=None,
         made_by="storecheck",
     )  # fmt: skip
 

@@ -5,17 +5,22 @@ Method: values under telling keys in JSON, in Python's spelling, in JSON inside 
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from storecheck.report import html, junit, markdown
-from storecheck.report.document import dumps, load
+from storecheck.report import html, junit, markdown, notices, terminal
+from storecheck.report.document import Run, dumps, from_json, load, to_json
 from storecheck.report.examples import masked
-from storecheck.report.masking import MASK, is_secret_key, mask, mask_text, secret_values
+from storecheck.report.masking import MASK, is_secret_key, mask, mask_run, mask_text, secret_values
 from storecheck.report.merging import join_examples
+from storecheck.verdict import Failure, PromiseVerdict
 from tests.report.making import GOLDEN
+from tests.report.test_plugin import PROMISES
 
 SECRET = "correct-horse-battery"
 
@@ -64,12 +69,110 @@ def test_a_field_named_by_another_member_is_masked() -> None:
     assert secret_values({"field": "label", "value": SECRET}) == set()
 
 
-def test_no_format_shows_a_secret() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"update(SetField('agent:main', 'apiKey', '{SECRET}'))",
+        f'rewrite(b\'{{"apiKey": "{SECRET}"}}\', "rename")',
+        json.dumps([f"save({{'m': {{'password': '{SECRET}'}}}})"]),
+    ],
+)
+def test_a_secret_in_a_call_is_found_and_masked(text: str) -> None:
+    """In the lines of a told counterexample, too, wherever it stands again."""
+    assert secret_values([text]) == {SECRET}
+    assert SECRET not in mask_text(text)
+    assert SECRET not in json.dumps(mask({"calls": [text], "raw": f"returned {SECRET}"}))
+
+
+def shown_in_terminal(run: Run) -> str:
+    """What a terminal shows."""
+    out = io.StringIO()
+    terminal.show(run, Console(file=out, width=200))
+    return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[Run], str]] = {
+    "json": dumps,
+    "html": html.render,
+    "markdown": markdown.render,
+    "junit": junit.render,
+    "github": lambda run: "\n".join(notices.github(run)),
+    "gitlab": lambda run: json.dumps(notices.gitlab(run), ensure_ascii=False),
+    "terminal": shown_in_terminal,
+}
+
+
+def dirty_run() -> Run:
+    """A run with the secret in every place where a run has text; no text says that it is one."""
+    run = load(GOLDEN / "B65.json")
+    example = replace(
+        run.examples[0], title=f"lost {SECRET}", verdict=(f"It is {SECRET}.",), test=f"test_x[{SECRET}]",
+        replay=f"replay {SECRET}", raw=SECRET, inputs=SECRET, reproducer=f"# {SECRET}", promise_text=SECRET,
+        environment={"Parameter key": SECRET}, sequence=replace(run.examples[0].sequence, about=SECRET),  # type: ignore[type-var]
+    )  # fmt: skip
+    failure = Failure(nodeid=f"test_y[{SECRET}]", example=f"AssertionError: {SECRET}", replay=f"X={SECRET} pytest")
+    promise = PromiseVerdict(
+        id="A1", title=SECRET, text=SECRET, outcome="FAILED", tests=(f"test_y[{SECRET}]",), tests_passed=0,
+        tests_failed=1, tests_skipped=0, tests_unfinished=0, evidence={}, mutants_killed=(), mutants_survived=(),
+        mutants_untried=(), failures=(failure,),
+    )  # fmt: skip
+    shards = (replace(run.shards[0], environment={"arguments": f"--seed {SECRET}"}),)
+    return replace(
+        run, examples=(example,), promises=(promise,), other_failures=(failure,), shards=shards, bounds=(SECRET,)
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_format_shows_a_secret(name: str) -> None:
+    """A value that is known to be a secret stands in no format, wherever a run has it."""
+    assert SECRET in FORMATS[name](dirty_run())
+    text = FORMATS[name](mask_run(dirty_run(), secrets={SECRET}))
+    assert SECRET not in text
+    assert MASK in text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_format_shows_a_secret_of_the_counterexample(name: str) -> None:
     """An example that is made of a document with a secret shows it in no format."""
     run = load(GOLDEN / "B76.json")
     document = {"program": {"files": {"sessions.json": json.dumps({"agent": {"apiKey": SECRET}})}}}
     dirty = replace(run.examples[0], title=f"lost {SECRET}", raw=f"{SECRET}", inputs=json.dumps(document))
-    clean = replace(run, examples=join_examples([masked(dirty, document)]))
-    for text in (dumps(clean), html.render(clean), markdown.render(clean), junit.render(clean)):
-        assert SECRET not in text
-        assert MASK in text
+    text = FORMATS[name](replace(run, examples=join_examples([masked(dirty, document)])))
+    assert SECRET not in text
+    assert MASK in text
+
+
+def test_a_secret_that_is_a_word_of_the_document_does_not_break_it() -> None:
+    """The document is still one that can be read."""
+    run = replace(dirty_run(), examples=load(GOLDEN / "B65.json").examples)
+    assert from_json(to_json(mask_run(run, secrets={"sequence", "FAILED"}))).promises[0].outcome == "FAILED"
+
+
+RACE = """
+import pytest
+from storecheck import Operation, PreemptionBounded, Program, process
+from storecheck.drawing import verify
+
+SECRET = "SECRET-VALUE"
+
+def lost(execution):
+    return None if execution.files()["counter"] == b"2" else "an addition is lost, seen with " + SECRET
+
+@pytest.mark.promise("A1")
+def test_additions_are_kept():
+    add = process(Operation("add", {"amount": 1}))
+    files = {"counter": b"0", "config.json": b'{"apiKey": "' + SECRET.encode() + b'"}'}
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add, add), files=files)
+    verify(program, strategy=PreemptionBounded(1), check=lost, check_path="test_race:lost")
+""".replace("SECRET-VALUE", SECRET)
+
+
+def test_a_report_of_a_failing_test_shows_no_secret(pytester: pytest.Pytester) -> None:
+    """From the test to the files: no file of the report but the counterexample itself has the value."""
+    pytester.makepyfile(promise_list=PROMISES, test_race=RACE)
+    pytester.makeini("[pytest]\npromises = promise_list:ALL\npythonpath = .\n")
+    pytester.runpytest_subprocess("-p", "no:randomly", "--report-dir", "report", timeout=120)
+    files = [path for path in (pytester.path / "report").rglob("*") if path.is_file()]
+    assert {"run.json", "report.html", "summary.md", "junit.xml", "codequality.json"} <= {path.name for path in files}
+    shown = [path.name for path in files if SECRET in path.read_text(encoding="utf-8")]
+    assert shown == ["counterexample.json"]

@@ -32,6 +32,7 @@ from models.workloads import (
     SetField,
 )
 from storecheck.report.told import attach
+from storecheck.searched import tell
 from tests.stateful.checker import STORE, Taken, Target, Way
 from tests.stateful.telling import PLAYER, TellingChecker, TellingWorld
 from tests.stateful.world import SETTLE_NS
@@ -52,14 +53,15 @@ pick = st.integers(min_value=0, max_value=11)
 
 def run(machine: type[StoreMachine], *, number: int, evidence: Any) -> None:
     """Run a machine as a test; `number` tells its repetitions apart where the search is otherwise fixed."""
-    steps = 0
+    steps = longest = 0
     lines: list[str] = []
     first_steps: int | None = None
 
     class Counted(machine):  # type: ignore[misc, valid-type]
         def teardown(self) -> None:
-            nonlocal steps, lines, first_steps
+            nonlocal steps, longest, lines, first_steps
             steps += self.steps_done()
+            longest = max(longest, self.steps_done())
             if self.checker is not None and self.checker.broken:
                 lines = self.checker.lines
                 first_steps = first_steps or len(lines)
@@ -77,6 +79,7 @@ def run(machine: type[StoreMachine], *, number: int, evidence: Any) -> None:
         raise
     finally:
         evidence.add(steps=steps)
+        tell(rule_steps_max=longest)
 
 
 class StoreMachine(RuleBasedStateMachine):

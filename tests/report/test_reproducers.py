@@ -1,0 +1,71 @@
+"""The reproducer files of all golden examples, in a clean directory, without Hypothesis.
+
+Goal: what a reviewer is told to run fails as long as the bug is there, and passes when it is mended. Method: pytest
+runs the written files in processes of their own, with the planted bug and without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from storecheck.report.document import load
+from tests.report.making import CASES, FAILING_TESTS, GOLDEN, FailingTest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120
+NO_HYPOTHESIS = "import sys\n\ndef test_it_is_not_there():\n    assert 'hypothesis' not in sys.modules\n"
+
+
+def write(directory: Path, names: Iterable[str], *, planted: bool) -> None:
+    """Put the files of golden examples below a directory, as a report does."""
+    for name in names:
+        example = load(GOLDEN / f"{name}.json").examples[0]
+        document = json.loads((GOLDEN / f"{name}.counterexample.json").read_text(encoding="utf-8"))
+        if not planted and "transform" in document:
+            document |= {"transform": None, "transform_argument": None}
+        target = directory / name
+        target.mkdir()
+        (target / "counterexample.json").write_text(json.dumps(document), encoding="utf-8")
+        # Two golden examples of one cause have one id; the directory tells them apart, the module name must, too.
+        (target / f"test_{name.replace('-', '_')}.py").write_text(example.reproducer, encoding="utf-8")
+    (directory / "test_zz_last.py").write_text(NO_HYPOTHESIS, encoding="utf-8")
+
+
+def run(directory: Path, *, mutant: str = "") -> str:
+    """Run what is below a directory; the last line of pytest's output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STORECHECK", "PYTEST"))}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"STORECHECK_MUTANT": mutant} if mutant else {})
+    options = ["-q", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    command = [sys.executable, "-m", "pytest", *options, "."]
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("planted", [True, False], ids=["planted", "mended"])
+def test_a_reproducer_of_a_program_fails_with_the_bug_only(planted: bool, tmp_path: Path) -> None:
+    """All of them fail with what the counterexample plants, and pass without; nothing imports Hypothesis."""
+    write(tmp_path, [case.mutant for case in CASES], planted=planted)
+    counts = f"{len(CASES)} failed, 1 passed" if planted else f"{len(CASES) + 1} passed"
+    assert counts in run(tmp_path)
+
+
+@pytest.mark.parametrize("test", FAILING_TESTS, ids=lambda test: test.name)
+def test_a_reproducer_of_a_failing_test_fails_with_the_bug(test: FailingTest, tmp_path: Path) -> None:
+    """State machines and histories are played again without Hypothesis, and fail with the planted bug."""
+    write(tmp_path, [test.name], planted=True)
+    assert "1 failed, 1 passed" in run(tmp_path, mutant=test.mutant)
+
+
+def test_a_reproducer_of_a_failing_test_passes_without_the_bug(tmp_path: Path) -> None:
+    """The store as it is does all of them right."""
+    write(tmp_path, [test.name for test in FAILING_TESTS], planted=False)
+    assert f"{len(FAILING_TESTS) + 1} passed" in run(tmp_path)
