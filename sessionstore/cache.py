@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sessionstore.content import Content
 from sessionstore.digest import ContentDigest
-from sessionstore.files import FileVersion, Identity
+from sessionstore.files import FileVersion, Identity, OpenFile
 from sessionstore.settings import Settings
 from sessionstore.snapshot import Index, Snapshot
 
@@ -74,6 +74,19 @@ class Record:
     def held_bytes(self) -> int:
         """Bytes of the file that are kept."""
         return 0 if self.content is None else self.content.size_bytes
+
+    def is_of_version(self, snapshot: Snapshot) -> bool:
+        """Whether this is known, without a look at bytes, to be about the version that `snapshot` holds."""
+        if self.content is None:
+            return self.digest is not None and self.digest is snapshot.digest
+        return self.content is snapshot.content
+
+    def found_in(self, file: OpenFile) -> tuple[Content, FileVersion] | None:
+        """The content that this record is about, if the file holds just that now; else None. By bytes, not by stat."""
+        if self.content is None:
+            return None if self.digest is None else file.read_if(self.digest)
+        version = file.holds(self.content)
+        return None if version is None else (self.content, version)
 
     def recognised(self, content: Content, *, is_vouched_for: bool) -> Content | None:
         """`content` in this record's chunks if it is what the record is about, else None.

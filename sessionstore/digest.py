@@ -7,7 +7,10 @@ processes: where the chunks lie depends on the history of the file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -19,6 +22,11 @@ class ContentDigest:
     """SHA-256 of consecutive chunks: `(length in bytes, digest)` of each."""
 
     segments: tuple[tuple[int, bytes], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the content."""
+        return sum(length for length, _ in self.segments)
 
     @classmethod
     def of(cls, content: Content, *, like: tuple[Content, ContentDigest] | None = None) -> ContentDigest:
@@ -32,9 +40,9 @@ class ContentDigest:
         if like is not None:
             # By identity: the other content keeps its chunks alive meanwhile, so no number is used twice.
             known = {id(chunk): digest for chunk, (_, digest) in zip(like[0].chunks, like[1].segments, strict=True)}
-        return cls(
-            tuple((len(chunk), known.get(id(chunk)) or hashlib.sha256(chunk).digest()) for chunk in content.chunks)
-        )
+        unknown = [chunk for chunk in content.chunks if id(chunk) not in known]
+        known.update(zip(map(id, unknown), _sha256_of_each(unknown), strict=True))
+        return cls(tuple((len(chunk), known[id(chunk)]) for chunk in content.chunks))
 
     def matches(self, content: Content) -> bool:
         """Whether `content` is the one that this is the digest of."""
@@ -43,7 +51,30 @@ class ContentDigest:
 
     def laid_out(self, content: Content) -> Content | None:
         """`content` in the chunks that this is a digest of, so that it can stand for them; None if sizes differ."""
-        if sum(length for length, _ in self.segments) != content.size_bytes:
+        if self.size_bytes != content.size_bytes:
             return None
         ends = list(accumulate((length for length, _ in self.segments), initial=0))
         return Content(content.slice(start, end) for start, end in pairwise(ends))
+
+
+_WORTH_A_THREAD_BYTES = 1024 * 1024  # half of it takes a processor several times as long as starting a thread
+
+
+def _sha256_of_each(chunks: Sequence[bytes]) -> list[bytes]:
+    """The digest of each chunk. Of many, a second thread makes half: hashlib lets others run while it works."""
+    if sum(map(len, chunks)) < _WORTH_A_THREAD_BYTES:
+        return list(map(_sha256, chunks))
+    half = len(chunks) // 2
+    made: list[bytes] = []
+    thread = threading.Thread(target=lambda: made.extend(map(_sha256, chunks[:half])), daemon=True)
+    # Refused while the interpreter is ending, or if the process has all the threads it may have.
+    with contextlib.suppress(RuntimeError):
+        thread.start()
+    others = list(map(_sha256, chunks[half:]))
+    if thread.ident is not None:
+        thread.join()
+    return [*made, *map(_sha256, chunks[len(made) : half]), *others]
+
+
+def _sha256(chunk: bytes) -> bytes:
+    return hashlib.sha256(chunk).digest()

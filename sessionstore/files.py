@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sessionstore.content import CHUNK_BYTES, Content
+from sessionstore.digest import ContentDigest
 from sessionstore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 RACY_WINDOW_NS = 20_000_000
@@ -231,6 +232,16 @@ class OpenFile:
         # Changed during the comparison: whether it was ever equal as a whole is unknown, so the answer is no.
         return self._version(identity) if self.identity() == identity else None
 
+    def read_if(self, digest: ContentDigest) -> tuple[Content, FileVersion] | None:
+        """The content, in the chunks of `digest`, if it is what that is the digest of; else None."""
+        identity = self.identity()
+        if identity.size_bytes != digest.size_bytes:
+            return None
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        content = Content(os.read(self.descriptor, length) for length, _ in digest.segments)
+        is_same = ContentDigest.of(content) == digest and self.identity() == identity
+        return (content, self._version(identity)) if is_same else None
+
     def _goes_on_with(self, chunks: Sequence[bytes]) -> bool:
         """Whether the next bytes are these. False also if the system returned less than it could: costs only work."""
         if len(chunks) == 1 or sys.platform == "win32":
@@ -324,14 +335,28 @@ def _temporary_name(path: str) -> str:
     return os.path.join(os.path.dirname(path), f"{temporary_prefix(path)}{unique}{_TEMPORARY_SUFFIX}")
 
 
-def sweep_temporary_files(path: str) -> int:
-    """Remove what killed writers of `path` left behind; returns how many files.
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of the temporary files that killed writers left.
+
+    Attributes:
+        removed: how many are gone.
+        kept: those that this user may not remove: another user's in a directory with the sticky bit.
+    """
+
+    removed: int
+    kept: tuple[str, ...]
+
+
+def sweep_temporary_files(path: str) -> Swept:
+    """Remove what killed writers of `path` left behind.
 
     The caller holds the write lock. Temporary files exist only while it is held, so every one found now has no
-    living owner.
+    living owner. One that may not be removed is no reason to fail a write: it does no harm but to take room.
     """
     prefix = temporary_prefix(path)
-    swept = 0
+    removed = 0
+    kept: list[str] = []
     with os.scandir(os.path.dirname(path)) as entries:
         stray = [
             entry.path
@@ -341,10 +366,14 @@ def sweep_temporary_files(path: str) -> int:
             and entry.is_file(follow_symlinks=False)
         ]
     for name in stray:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(name)
-            swept += 1
-    return swept
+            removed += 1
+        except FileNotFoundError:  # noqa: PERF203 - hardly ever more than one
+            pass
+        except PermissionError:
+            kept.append(name)
+    return Swept(removed, tuple(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,7 +519,7 @@ def copy_aside(path: str, raw: bytes, *, suffix: str, mode: int) -> str:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        name = _link_under_free_name(temporary, path + suffix)
+        name = _give_free_name(temporary, path + suffix)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -499,16 +528,34 @@ def copy_aside(path: str, raw: bytes, *, suffix: str, mode: int) -> str:
 
 
 _MAX_SAME_NAMES = 1000
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # exFAT, some FUSE systems
 
 
-def _link_under_free_name(temporary: str, wanted: str) -> str:
+def _give_free_name(temporary: str, wanted: str) -> str:
     for name in _candidates(wanted):
         try:
-            os.link(temporary, name)
+            _give_name(temporary, name)
             return name
         except FileExistsError:  # noqa: PERF203 - almost always one attempt
             continue
     raise FileExistsError(errno.EEXIST, f"{_MAX_SAME_NAMES} files of this name exist; remove some", wanted)
+
+
+def _give_name(temporary: str, name: str) -> None:
+    """Let the file appear under `name`, whole, unless there is one of that name (`FileExistsError`)."""
+    try:
+        os.link(temporary, name)
+        return
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    # A rename would replace a file of that name. So the name is taken first, by an empty file of ours.
+    os.close(os.open(name, _CREATE_FLAGS, 0o600))
+    try:
+        os.replace(temporary, name)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _candidates(wanted: str) -> Iterator[str]:

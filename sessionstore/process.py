@@ -26,6 +26,7 @@ class Process:
         self.cache = Cache()
         self.warned_paths: set[str] = set()
         self.warned_variables: set[str] = set()
+        self.warned_strays: set[str] = set()  # temporary files that could not be removed
         self.swept_ns: dict[str, int] = {}  # when temporary files were looked for, by path
         self.warned_ns: dict[str, int] = {}  # when maintenance that is due was warned of, by path
         self._path_locks: dict[str, lock.PathLock] = {}

@@ -320,6 +320,17 @@ class Operation:
                 },
             )
 
+    def sweep(self) -> None:
+        """Remove what killed writers left; name, once per process, what this user may not remove."""
+        for name in sweep_temporary_files(self.path).kept:
+            if self.process.first_time(self.process.warned_strays, name):
+                _log.warning(
+                    "a killed writer's temporary file cannot be removed: %s: this user may not. It does no harm but "
+                    "takes room. Remove it as its owner or as the directory's.",
+                    name,
+                    extra={"store_path": self.path, "temporary_path": name},
+                )
+
     def is_due(self, last_ns_of: dict[str, int]) -> bool:
         """Whether a chore was not done for this file lately; if so, it counts as done now."""
         now_ns = time.monotonic_ns()
@@ -374,37 +385,34 @@ class Operation:
         self.count("file_reads")
         self.learn_size(version.size_bytes)
         trusted = record is not None and record.is_trusted(_now()) and record.identity == version.identity
-        snapshot, hit = self.recognised(content, None, is_vouched_for=trusted)
+        snapshot, hit = self.recognised(content, is_vouched_for=trusted)
         return self.remember(version, snapshot), hit
 
-    def recognised(self, content: Content, base: Snapshot | None, *, is_vouched_for: bool) -> tuple[Snapshot, bool]:
+    def recognised(self, content: Content, *, is_vouched_for: bool) -> tuple[Snapshot, bool]:
         """The snapshot of content just read, and whether the cache spared parsing it. Keeps nothing yet.
 
         Args:
             content: the file's bytes.
-            base: an earlier version, of which equal parts need no parsing.
             is_vouched_for: the file's identity has proven that the record is about these bytes; otherwise they decide.
         """
         record = self.record
-        # A base that is not on disk any more has shown it for a record of the same version, too.
-        is_stale = record is not None and base is not None and base.digest is not None and record.digest is base.digest
-        known = None if record is None or is_stale else record.recognised(content, is_vouched_for=is_vouched_for)
+        known = None if record is None else record.recognised(content, is_vouched_for=is_vouched_for)
         if known is not None and record is not None:
             return Snapshot(self.path, known, record.index, record.digest), True
-        self.count("parses")
-        try:
-            return self.parsed(content, base), False
-        except BaseException:
-            self.drop()
-            raise
+        return self.parsed(content, None), False
 
     def parsed(self, content: Content, base: Snapshot | None) -> Snapshot:
         """The snapshot of content that is new, starting from whatever earlier version is at hand."""
         if base is None and self.record is not None and self.record.content is not None:
             base = Snapshot(self.path, self.record.content, self.record.index)
-        if base is None or base.content is None:
-            return Snapshot(self.path, content, parse(self.path, content))
-        return parse_changed(self.path, content, base)
+        self.count("parses")
+        try:
+            if base is None or base.content is None:
+                return Snapshot(self.path, content, parse(self.path, content))
+            return parse_changed(self.path, content, base)
+        except BaseException:
+            self.drop()
+            raise
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
         """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
@@ -537,19 +545,38 @@ class Edit:
             operation.drop()
             self.reused = base is not None and base.content is None
             return operation.empty()
-        if base is not None and base.content is not None:
-            # By bytes, never by stat: a rewrite may leave the same size, inode and time stamps.
-            self._version = file.holds(base.content)
-            if self._version is not None:
-                self.reused = True
-                operation.count("file_reads")
-                operation.learn_size(self._version.size_bytes)
-                return base
+        known = self._known_version(file)
+        if known is not None:
+            self._note_read()
+            return known
         content, self._version = file.read()
-        operation.count("file_reads")
-        operation.learn_size(self._version.size_bytes)
-        # By bytes here, too: an update that trusted the stamps could splice by positions that are wrong.
-        return operation.recognised(content, base, is_vouched_for=False)[0]
+        self._note_read()
+        return operation.parsed(content, base)
+
+    def _note_read(self) -> None:
+        self._operation.count("file_reads")
+        self._operation.learn_size(self._require(self._version).size_bytes)
+
+    def _known_version(self, file: OpenFile) -> Snapshot | None:
+        """The base, or else the version that the cache is about, if the file holds just that.
+
+        By bytes, never by stat: a rewrite may leave the same size, inode and time stamps, and an update that trusted
+        them could splice by positions that are wrong.
+        """
+        base, record = self._base, self._operation.record
+        if base is not None and base.content is not None:
+            self._version = file.holds(base.content)
+            self.reused = self._version is not None
+            if self.reused:
+                return base
+        # A base that the file does not hold has shown it for a record of the same version, too.
+        if record is None or (base is not None and record.is_of_version(base)):
+            return None
+        found = record.found_in(file)
+        if found is None:
+            return None
+        content, self._version = found
+        return Snapshot(file.path, content, record.index, record.digest)
 
     def updated(self, result: T) -> Updated[T]:
         """What the edit did, once it is over."""
@@ -626,7 +653,7 @@ class Edit:
         operation, content = self._operation, self._require(new.content)
         try:
             if operation.is_due(operation.process.swept_ns):
-                sweep_temporary_files(operation.path)
+                operation.sweep()
             if self._version is not None:
                 require_writable(operation.path)
                 self._back_up(self._version)

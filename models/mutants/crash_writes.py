@@ -37,7 +37,7 @@ _REPLACE = """            os.replace(temporary, path)
 _COPY_SYNCED = """            _write_all(descriptor, (raw,))
             os.fsync(descriptor)
 """
-_COPY_NAMED = "        name = _link_under_free_name(temporary, path + suffix)\n"
+_COPY_NAMED = "        name = _give_free_name(temporary, path + suffix)\n"
 _BACK_UP = """    name = copy_aside(path, raw, suffix=f".bak.{now_ms}", mode=mode)
     # Not the new one, whatever its name says: the clock may have been set back.
     for old in [backup for backup in backups(path) if backup != name][KEPT_BACKUPS - 1 :]:

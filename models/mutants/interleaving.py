@@ -165,6 +165,7 @@ _IDENTITY = """        self.status = os.fstat(self.descriptor)
         return Identity.of(self.status)
 """
 _BASE_HOLDS = "            self._version = file.holds(base.content)\n"
+_RECORD_HOLDS = "        version = file.holds(self.content)\n"
 _NO_FILE = """            self.drop()
             return self.empty(), False
 """
@@ -345,14 +346,11 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
         "WRITE1",
         (
             Patch(
-                "store",
-                "operation.recognised(content, base, is_vouched_for=False)[0]",
-                "operation.recognised(\n"
-                "            content,\n"
-                "            base,\n"
-                "            is_vouched_for=operation.record is not None and operation.record.identity == "
-                "self._version.identity,\n"
-                "        )[0]",
+                "cache",
+                _RECORD_HOLDS,
+                "        identity = file.identity()\n"
+                "        known = file._version(identity) if identity == self.identity else None\n"
+                "        version = known or file.holds(self.content)\n",
             ),
         ),
         _killer("B46i"),
@@ -497,7 +495,7 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             Patch(
                 "store",
                 _BASE_HOLDS,
-                "            kept = operation.record is not None and operation.record.content is base.content\n"
+                "            kept = record is not None and record.content is base.content\n"
                 "            self._version = file._version(file.identity()) if kept else file.holds(base.content)\n",
             ),
         ),

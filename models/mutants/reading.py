@@ -10,7 +10,7 @@ _STRICT = f"{_READ}test_what_only_python_would_read_is_refused"
 _UNSTORABLE = f"{_READ}test_what_cannot_be_stored_is_refused_before_anything_is_written"
 _GRAMMAR = f"{_READ}test_the_grammar_of_the_environment"
 
-_PARSE_OR_DROP = """            return self.parsed(content, base), False
+_PARSE_OR_DROP = """            return parse_changed(self.path, content, base)
         except BaseException:
 """
 _NOT_AN_OBJECT = "        if first is None:\n"
@@ -33,7 +33,7 @@ READ_MUTANTS: tuple[Mutant, ...] = (
                     "        except BaseException:\n",
                     "        except ValueError:\n"
                     '            nothing = Content.of(b"{}")\n'
-                    "            return Snapshot(self.path, nothing, parse(self.path, nothing)), False\n"
+                    "            return Snapshot(self.path, nothing, parse(self.path, nothing))\n"
                     "        except BaseException:\n",
                 ),
             ),

@@ -10,6 +10,7 @@ _SNAPSHOT = "tests/unit/test_promises_snapshot.py::"
 _RUN = """            result = mutator(draft)
             self.publish()
 """
+_FILES = "tests/unit/test_files.py::"
 _READ_CONTENT = "        content, self._version = file.read()\n"
 _REPLACE = """            os.replace(temporary, path)
             return
@@ -206,6 +207,20 @@ WRITE_MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         (f"{_SNAPSHOT}test_another_layout_of_the_same_content_is_read_anew[same size-oversized]",),
+    ),
+    Mutant(
+        "B77m",
+        "update: oversized version recognised by size",
+        "An update uses the positions that are kept of a large file for any other content of its size.",
+        "SNAP5",
+        (
+            Patch(
+                "files",
+                "is_same = ContentDigest.of(content) == digest and self.identity() == identity",
+                "is_same = self.identity() == identity",
+            ),
+        ),
+        (f"{_FILES}test_what_a_stranger_wrote_is_found_whatever_the_stamps_say[no base-oversized]",),
     ),
     Mutant(
         "B78",

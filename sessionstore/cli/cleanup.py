@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from sessionstore import maintenance
 from sessionstore.files import resolve
 from sessionstore.settings import Settings
-from sessionstore.snapshot import Snapshot
+from sessionstore.snapshot import Snapshot, normalise_key
 from sessionstore.store import SessionStore
 
 
@@ -41,10 +41,16 @@ class Cleanup:
         return bool(self.too_old or self.too_many or self.backed_up_bytes is not None)
 
 
-def plan(snapshot: Snapshot, settings: Settings) -> Cleanup:
-    """What `enforce` would do to this version now."""
+def plan(snapshot: Snapshot, settings: Settings, *, active_session: str | None = None) -> Cleanup:
+    """What `enforce` would do to this version now.
+
+    Args:
+        snapshot: the version.
+        settings: the limits.
+        active_session: normalised key of a session that would be kept in any case.
+    """
     too_old, too_many = maintenance.sessions_to_remove(
-        _times(snapshot), now_ms=time.time_ns() // 1_000_000, settings=settings, active_session=None
+        _times(snapshot), now_ms=time.time_ns() // 1_000_000, settings=settings, active_session=active_session
     )
     size_bytes = 0 if snapshot.content is None else snapshot.content.size_bytes
     return Cleanup(tuple(too_old), tuple(too_many), size_bytes if size_bytes > settings.rotate_bytes else None)
@@ -53,6 +59,18 @@ def plan(snapshot: Snapshot, settings: Settings) -> Cleanup:
 def _times(snapshot: Snapshot) -> Iterator[tuple[str, float]]:
     for key, ordinals in snapshot.index.table.ordinals.items():
         yield key, snapshot.index.updated_at[snapshot.winner(ordinals)]
+
+
+def warn(path: str, snapshot: Snapshot, settings: Settings, *, active_session: str) -> None:
+    """Log what `enforce` would do to this version, if anything; the session written for would be kept."""
+    due = plan(snapshot, settings, active_session=normalise_key(active_session))
+    maintenance.warn_of(
+        resolve(path),
+        pruned=len(due.too_old),
+        capped=len(due.too_many),
+        rotated_bytes=due.backed_up_bytes,
+        settings=settings,
+    )
 
 
 def preview(path: str, settings: Settings) -> Cleanup:

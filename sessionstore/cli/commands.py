@@ -69,7 +69,12 @@ class Target:
 
     def open(self) -> SessionStore:
         """The store."""
-        return SessionStore(self.path, self.settings())
+        return SessionStore(self.path, _without_maintenance(self.settings()))
+
+
+def _without_maintenance(settings: Settings) -> Settings:
+    # Warned of by each process that writes, and each command is one, it would be told of every little change.
+    return replace(settings, maintenance_mode="off")
 
 
 class _Failure(click.ClickException):
@@ -296,15 +301,18 @@ def show(ctx: click.Context, key: str) -> None:
 def set_session(ctx: click.Context, key: str, entry_text: str) -> None:
     """Replace the whole entry of session KEY by JSON, an object, or create it. `-` reads the object from stdin."""
     entry = _decode(sys.stdin.buffer.read() if entry_text == "-" else os.fsencode(entry_text))
-    store = ctx.ensure_object(Target).open()
+    target = ctx.ensure_object(Target)
+    settings = target.settings()
 
     def put(draft: Draft) -> bool:
         existed = key in draft
         draft[key] = entry
         return existed
 
-    done = store.update(put, active_session=key)
+    done = SessionStore(target.path, _without_maintenance(settings)).update(put, active_session=key)
     outcome = "unchanged" if not done.written else "replaced" if done.result else "created"
+    if outcome == "created":
+        cleanup.warn(target.path, done.snapshot, settings, active_session=key)
     to_stdout(f"{outcome} {printable(normalise_key(key))}")
 
 

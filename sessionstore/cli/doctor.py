@@ -179,8 +179,15 @@ def _foreign_holder(path: str) -> tuple[str, ...]:
 
 def told_repair(done: Repair) -> Iterator[Finding]:
     """What a repair did."""
-    if done.swept:
-        yield Finding("fine", f"removed {counted(done.swept, 'temporary file')} of killed writers")
+    if done.swept.removed:
+        yield Finding("fine", f"removed {counted(done.swept.removed, 'temporary file')} of killed writers")
+    if done.swept.kept:
+        yield Finding(
+            "remark",
+            f"{counted(len(done.swept.kept), 'temporary file')} of killed writers cannot be removed by this user; "
+            "remove as their owner or as the directory's",
+            done.swept.kept,
+        )
     if done.copy is None or done.salvage is None:
         yield Finding("fine", "nothing to repair: the file was left alone")
         return

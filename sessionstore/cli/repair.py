@@ -35,6 +35,7 @@ from sessionstore.files import (
     FileVersion,
     OpenFile,
     Replaced,
+    Swept,
     copy_aside,
     publish,
     require_writable,
@@ -317,12 +318,12 @@ class Repair:
     Attributes:
         copy: where the exact bytes of the corrupt file are now; None if the file was healthy and left alone.
         salvage: what was read of it; None likewise.
-        swept: temporary files of killed writers that were removed.
+        swept: what became of the temporary files of killed writers.
     """
 
     copy: str | None
     salvage: Salvage | None
-    swept: int
+    swept: Swept
 
 
 def repair(path: str, *, lock_timeout_s: float) -> Repair:
@@ -339,7 +340,7 @@ def repair(path: str, *, lock_timeout_s: float) -> Repair:
     try:
         os.lstat(resolved)
     except FileNotFoundError:
-        return Repair(None, None, 0)
+        return Repair(None, None, Swept(0, ()))
     lock = WriteLock(resolved, process.PROCESS.path_lock(resolved), timeout_s=lock_timeout_s)
     try:
         lock.acquire()

@@ -88,6 +88,14 @@ SURVIVABLE = {
 }
 """Calls whose failure an operation may survive if its result is right, with the reason."""
 
+SURVIVABLE_ERRORS = {
+    ("fsync", "EINVAL"): "a file system that cannot sync directories, and need not",
+    ("link", "EPERM"): "a file system without hard links: a copy gets its name by a rename",
+    ("unlink", "EPERM"): "another user's stray file in a sticky directory: it stays, and is named",
+    ("unlink", "EACCES"): "as EPERM",
+}
+"""The same, of one call and one error."""
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -186,8 +194,8 @@ def _problem_with_error(run: Attempt, finished: bytes | None) -> str | None:
     if injector.failure.kind == "short":
         return None if error is None else "a short write is no error: the rest can be written"
     if error is None:
-        # EINVAL from the fsync of a directory: a file system that cannot, and need not.
-        survivable = all(hit.name in SURVIVABLE or injector.failure.error == "EINVAL" for hit in injector.hits)
+        error_name = injector.failure.error
+        survivable = all(hit.name in SURVIVABLE or (hit.name, error_name) in SURVIVABLE_ERRORS for hit in injector.hits)
         return None if survivable else "the failure was swallowed"
     if injector.failure.kind == "errno":
         if not isinstance(error, OSError):

@@ -499,7 +499,7 @@ def test_set_refuses_what_stdin_cannot_mean(stdin: bytes, stored: Path) -> None:
 
 @pytest.mark.promise("MAINT1")
 def test_set_never_loses_the_session_it_sets(store_path: Path) -> None:
-    """MAINT1: an entry as old as it is given stays, and maintenance that is due is mentioned on stderr."""
+    """MAINT1: an entry as old as it is given stays, and adding it mentions that maintenance is due."""
     store_path.write_text(json.dumps({"old": {"updatedAt": 1}}))
     done = invoke("--store", str(store_path), "set", "ancient", '{"updatedAt": 2}')
     assert done.exit_code == 0
@@ -507,6 +507,15 @@ def test_set_never_loses_the_session_it_sets(store_path: Path) -> None:
     # One, not two: the session that is being written for is not among those to be removed.
     assert "maintenance is due" in done.stderr
     assert "remove 1 entries" in done.stderr
+
+
+@pytest.mark.promise("CLI1")
+def test_a_change_that_adds_nothing_does_not_mention_maintenance(store_path: Path) -> None:
+    """CLI1: replacing or removing a session says what was done, and not each time that maintenance is due."""
+    store_path.write_text(json.dumps({"old": {"updatedAt": 1}, "older": {"updatedAt": 0}}))
+    for words in (["set", "old", '{"updatedAt": 2}'], ["set", "old", '{"updatedAt": 2}'], ["remove", "old"]):
+        done = invoke("--store", str(store_path), *words)
+        assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.promise("CLI1", "KEY1")

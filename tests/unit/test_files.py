@@ -105,6 +105,67 @@ def test_what_a_short_read_left_out_is_not_taken_for_equal(tmp_path: Path, monke
     assert len(calls) == 2
 
 
+@pytest.mark.promise("SNAP2", "SNAP5", "WRITE1")
+@pytest.mark.parametrize("settings", [QUIET, OVERSIZED], ids=["cached", "oversized"])
+@pytest.mark.parametrize("with_base", [True, False], ids=["base", "no base"])
+def test_what_a_stranger_wrote_is_found_whatever_the_stamps_say(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, with_base: bool
+) -> None:
+    """An update starts from other bytes of the same size and stamps, and never from what is remembered of the file."""
+    store = SessionStore(store_path, settings)
+    long, other_path = {"text": "x" * CHUNK_BYTES}, store_path.with_name("other.json")
+    SessionStore(other_path, settings).save({"b": {"by": "y"}, "a": long})
+    store.save({"a": long, "b": {"by": "x"}})
+    base = store.load()
+    frozen = files.Identity.of(os.stat(store_path))
+    rewrite(store_path, other_path.read_bytes())
+    assert store_path.stat().st_size == frozen.size_bytes
+    monkeypatch.setattr(files.Identity, "of", classmethod(lambda _, __: frozen))
+    done = store.update(lambda draft: draft["b"], base=base if with_base else None)
+    assert (done.result, done.reused) == ({"by": "y"}, False)
+
+
+@pytest.mark.promise("SNAP2", "SNAP5", "WRITE1")
+@pytest.mark.parametrize("settings", [QUIET, OVERSIZED], ids=["cached", "oversized"])
+def test_a_version_is_not_recognised_if_the_file_changed_meanwhile(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """Without a base, too, bytes that a stranger changed behind the comparison are what the update starts from."""
+    store = SessionStore(store_path, settings)
+    store_path.write_bytes(two_chunks("x"))
+    store.load()
+    changed = two_chunks("x").replace(b"xxx", b"yyy", 1)
+    after_first_read(monkeypatch, lambda: rewrite(store_path, changed))
+    assert store.update(lambda draft: draft["a"]["text"][:4]).result == "yyyx"
+
+
+@pytest.mark.promise("SNAP4")
+@pytest.mark.parametrize("settings", [QUIET, OVERSIZED], ids=["cached", "oversized"])
+@pytest.mark.parametrize("with_base", [True, False], ids=["base", "no base"])
+def test_an_update_of_a_known_version_reads_it_once(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, with_base: bool
+) -> None:
+    """What this process has written a moment ago is recognised by reading it once, and parsed not at all."""
+    store = SessionStore(store_path, settings)
+    done = store.update(lambda draft: draft.update({"a": {"text": "x" * 3 * CHUNK_BYTES}, "b": {}}))
+    sizes: list[int] = []
+
+    def counted(real: Callable[..., Any], size_of: Callable[[Any], int]) -> Callable[..., Any]:
+        def read(descriptor: int, wanted: object) -> Any:
+            found = real(descriptor, wanted)
+            sizes.append(size_of(found))
+            return found
+
+        return read
+
+    monkeypatch.setattr(os, "read", counted(os.read, len))
+    monkeypatch.setattr(os, "readv", counted(os.readv, int))
+    before = store.stats()
+    store.update(lambda draft: draft["b"], base=done.snapshot if with_base else None)
+    assert sum(sizes) == len(done.snapshot.raw or b"")
+    assert (store.stats().parses, store.stats().file_reads) == (before.parses, before.file_reads + 1)
+
+
 @pytest.mark.promise("CACHE6", "WRITE2")
 def test_a_read_that_a_stranger_wrote_into_is_done_again(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a file younger than a tick, whose stamps show no change, two equal reads count and a mixture does not."""

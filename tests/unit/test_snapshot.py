@@ -6,9 +6,11 @@ stores in random layouts, random edits of their bytes, against a parse from scra
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from sessionstore import CorruptStoreError, Snapshot
+from sessionstore import CorruptStoreError, Snapshot, digest
 from sessionstore.content import MIN_CHUNK_BYTES, Content, Slice, common_prefix, common_suffix
 from sessionstore.digest import ContentDigest
 from sessionstore.encoding import encode_entry, encode_key
@@ -387,6 +389,51 @@ def test_a_version_shares_the_chunks_that_a_change_did_not_touch(changed: int) -
     chunk_starts = itertools.accumulate(map(len, old.content.chunks), initial=0)
     touched = sum(first < end and start < last for first, last in itertools.pairwise(chunk_starts))
     assert len(shared) == len(old.content.chunks) - touched
+
+
+MANY = Content(bytes([number]) * 90_000 for number in range(25))
+"""So many bytes that two threads digest them."""
+
+
+def sha256_of_each(content: Content) -> ContentDigest:
+    """The digest of a content as one loop makes it."""
+    return ContentDigest(tuple((len(chunk), hashlib.sha256(chunk).digest()) for chunk in content.chunks))
+
+
+@pytest.mark.promise("SNAP2", "CACHE3")
+def test_the_digest_of_many_chunks_has_each_one_in_its_place() -> None:
+    """Two threads make the digest that one would make."""
+    assert ContentDigest.of(MANY) == sha256_of_each(MANY)
+
+
+@pytest.mark.promise("SNAP2", "CACHE3")
+def test_a_digest_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, the digest is made without."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert ContentDigest.of(MANY) == sha256_of_each(MANY)
+
+
+@pytest.mark.promise("SNAP2", "CACHE3")
+def test_what_a_second_thread_leaves_undone_is_digested_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that fails in the middle leaves no gap in the digest."""
+    expected = sha256_of_each(MANY)
+    real = digest._sha256
+    here = threading.get_ident()
+
+    def fail_elsewhere(chunk: bytes) -> bytes:
+        if threading.get_ident() != here and chunk[0] == 3:
+            raise MemoryError
+        return real(chunk)
+
+    monkeypatch.setattr(digest, "_sha256", fail_elsewhere)
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    assert ContentDigest.of(MANY) == expected
+    assert len(failed) == 1
 
 
 @pytest.mark.promise("READ2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,8 @@ from sessionstore import (
     files,
     process,
 )
+from sessionstore import store as store_module
+from sessionstore.cli import doctor, repair
 
 SETTINGS = Settings(maintenance_mode="off", lock_timeout_s=0.0)
 
@@ -206,6 +209,35 @@ def test_a_base_of_a_missing_file_is_reused_while_it_is_missing(store_path: Path
     assert store.update(lambda draft: draft.update({"a": {}}), base=base).reused
     assert not store.update(lambda draft: draft.update({"b": {}}), base=base).reused
     assert set(store.load()) == {"a", "b"}
+
+
+@pytest.mark.promise("WRITE4")
+def test_a_stray_file_that_may_not_be_removed_fails_no_write(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another user's temporary file in a sticky directory stays, is named once, and the others are swept."""
+    prefix = os.path.basename(files.temporary_prefix(str(store_path)))
+    theirs, ours = (store_path.with_name(f"{prefix}{number}.tmp") for number in (1, 2))
+    real = os.unlink
+
+    def unlink(name: str) -> None:
+        if name == str(theirs):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        real(name)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(store_module, "CHORE_INTERVAL_NS", 0)
+    store = SessionStore(store_path, SETTINGS)
+    with caplog.at_level(logging.WARNING, logger="sessionstore"):
+        for number in range(3):
+            theirs.write_bytes(b"")
+            ours.write_bytes(b"")
+            store.save({"a": {"n": number}})
+            assert theirs.exists()
+            assert not ours.exists()
+    assert [str(theirs) in record.getMessage() for record in caplog.records] == [True]
+    told = list(doctor.told_repair(repair.repair(str(store_path), lock_timeout_s=1)))
+    assert (str(theirs),) in [finding.details for finding in told]
 
 
 @pytest.mark.promise("WRITE4")
