@@ -153,7 +153,8 @@ class Machine(Namespace):
             self.locate(process, text.rstrip("/") or "/", shown=path, at=at, follow=False)  # type: ignore[arg-type]
             fail(errno.EISDIR, path)
         nofollow = flags & os.O_NOFOLLOW != 0
-        inode = self.locate(process, text, shown=path, at=at, follow=not (nofollow or exclusive))[2]  # type: ignore[arg-type]
+        follow = not (nofollow or exclusive)
+        inode = self.locate(process, text, shown=path, at=at, follow=follow, creates=creates)[2]  # type: ignore[arg-type]
         if inode is None:
             if not creates:
                 fail(errno.ENOENT, path)

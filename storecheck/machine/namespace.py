@@ -22,6 +22,14 @@ STICKY: Final = 0o1000
 _SPECIAL: Final = frozenset({"", ".", ".."})
 
 
+def _check_last_with_slash(inode: Inode | None, shown: object, *, creates: bool) -> None:
+    """What open(2) and the others say of a path, or of a last link, that ends in a slash."""
+    if creates:
+        fail(errno.EISDIR, shown)
+    if inode is not None and inode.kind != DIRECTORY:
+        fail(errno.ENOTDIR, shown)
+
+
 def _components(text: str) -> list[str]:
     """The parts of a path, last first."""
     return [part for part in reversed(text.split("/")) if part]
@@ -60,11 +68,19 @@ class Namespace(Disk):
         return directory.entries.get(name)
 
     def locate(
-        self, process: Process, text: str, *, shown: Named, at: Inode | None = None, follow: bool = True
+        self,
+        process: Process,
+        text: str,
+        *,
+        shown: Named,
+        at: Inode | None = None,
+        follow: bool = True,
+        creates: bool = False,
     ) -> tuple[Inode, str, Inode | None]:
         """Where a path leads: (directory, last name, inode or None if there is no such entry).
 
-        The last component is followed if it is a symbolic link and `follow`, or if the path ends in a slash.
+        The last component is followed if it is a symbolic link and `follow`, or if the path ends in a slash. `creates`:
+        for an open(2) that may create a file; a last link that ends in a slash is EISDIR then, whatever is there.
         """
         base = self.root if text[:1] == "/" else (process.cwd if at is None else at)
         prefix, _, name = text.rpartition("/")
@@ -77,10 +93,10 @@ class Namespace(Disk):
                 inode = directory.entries.get(name)
                 if inode is None or inode.kind != SYMLINK or not follow:
                     return directory, name, inode
-        return self._walk_path(process, text, base=base, shown=shown, follow=follow)
+        return self._walk_path(process, text, base=base, shown=shown, follow=follow, creates=creates)
 
     def _walk_path(
-        self, process: Process, text: str, *, base: Inode, shown: Named, follow: bool
+        self, process: Process, text: str, *, base: Inode, shown: Named, follow: bool, creates: bool
     ) -> tuple[Inode, str, Inode | None]:
         """The whole way, component by component: path_resolution(7)."""
         if not text:
@@ -102,8 +118,8 @@ class Namespace(Disk):
                 must_be_directory = must_be_directory or (not pending and inode.target.endswith("/"))
                 pending += _components(inode.target)
             elif not pending:
-                if must_be_directory and inode is not None and inode.kind != DIRECTORY:
-                    fail(errno.ENOTDIR, shown)
+                if must_be_directory:
+                    _check_last_with_slash(inode, shown, creates=creates)
                 if links_followed == 0:
                     self._remember_directory(process, base, text, name, directory)
                 return directory, name, inode
