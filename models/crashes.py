@@ -412,8 +412,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="large enough to be written in several pieces",
-        processes=(_steps(Step(kind="update with base", sessions=2, size_bytes=90_000)),),
-        tree={FILE: store_file(sessions=5, size_bytes=60_000)},
+        processes=(_steps(Step(kind="update with base", sessions=2, size_bytes=60_000)),),
+        tree={FILE: store_file(sessions=3, size_bytes=50_000)},
     ),
     Scenario(
         name="shrinking",
