@@ -242,6 +242,14 @@ class FileLockHolder:
         return number
 
 
+class Administrator(Sessions):
+    """A process that works on the store file, and sets the clock."""
+
+    def set_wall_clock(self, delta_s: float) -> None:
+        """Move the wall clock."""
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() + round(delta_s * 1e9))
+
+
 class Foreign(Files):
     """A program that does as it likes with the file. The store's settings mean nothing to it."""
 

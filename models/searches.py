@@ -27,6 +27,7 @@ from storecheck.syscalls import Transform
 SESSIONS: Final = "models.exploring:Sessions"
 FILELOCK: Final = "models.exploring:FileLockHolder"
 FOREIGN: Final = "models.exploring:Foreign"
+ADMINISTRATOR: Final = "models.exploring:Administrator"
 
 # --- specification ----------------------------------------------------------------------------------------------
 
@@ -497,6 +498,38 @@ RACES: Final[Mapping[str, Race]] = {
             machine=MachineParameters(stamp_granularity_ns=1_000_000_000),
         ),
         _race(
+            "a clock set back",
+            "CACHE6",
+            process_of(_do("sleep", seconds=_SETTLED_S), _do("load"), _do("load")),
+            process_of(
+                _do("sleep", seconds=_SETTLED_S),
+                # The second in which the file was written comes again, and with it the file's stamps.
+                _do("set_wall_clock", delta_s=-_SETTLED_S),
+                _do("rewrite", name=FILE, content=_file(5), truncate=False),
+                adapter=FOREIGN,
+            ),
+            machine=MachineParameters(stamp_granularity_ns=1_000_000_000),
+        ),
+        _race(
+            "a clock set forward and back",
+            "CACHE6 SNAP1",
+            process_of(_do("load"), _add(base="loaded"), _do("load")),
+            process_of(
+                _do("set_wall_clock", delta_s=_SETTLED_S),
+                _do("rewrite", name=FILE, content=_file(5), truncate=False),
+                _do("set_wall_clock", delta_s=-_SETTLED_S),
+                adapter=FOREIGN,
+            ),
+            machine=_COARSE,
+        ),
+        _race(
+            "a clock set back and a time to live",
+            "CACHE6 SNAP1",
+            process_of(_do("load"), _do("sleep", seconds=1.5), _do("load"), _add(base="loaded")),
+            process_of(_do("set_wall_clock", delta_s=-3600.0), _add(), adapter=ADMINISTRATOR),
+            cache_ttl_ms=1_000,
+        ),
+        _race(
             "a time to live that ends",
             "CACHE6 SNAP1",
             process_of(_do("load"), _do("sleep", seconds=1.5), _do("load"), _add(base="loaded")),
@@ -654,3 +687,50 @@ RACES: Final[Mapping[str, Race]] = {
         ),
     )
 }
+
+
+# --- large files ------------------------------------------------------------------------------------------------
+
+_PARTS: Final = 11
+_PART_BYTES: Final = 100_000
+
+
+def _in_parts(parts: int) -> bytes:
+    """A store file of so many sessions, each longer than the chunks in which files are read and compared."""
+    texts = {f"part {number}": f"{number:09} " * (_PART_BYTES // 10) for number in range(parts)}
+    sessions = {key: {"n": 0, "text": text} for key, text in texts.items()} | {"z": {"n": 0}}
+    return json.dumps(sessions, indent=2).encode()
+
+
+LARGE_RACES: Final[Mapping[str, Race]] = {
+    race.name: race
+    for race in (
+        _race(
+            "several chunks, held",
+            "SNAP1 SNAP2 SNAP5 CACHE6 WRITE1",
+            process_of(_do("load"), _add("z", base="loaded"), _do("read", key="part 1")),
+            process_of(_add("part 1"), _add("z", base="last")),
+            stored=_in_parts(3),
+        ),
+        _race(
+            "several chunks, oversized",
+            "SNAP1 SNAP2 SNAP5 CACHE6 WRITE1",
+            # The change of the other process keeps the size, and lies behind what is compared at a time.
+            process_of(_do("load"), _add("z", base="loaded"), _do("read", key="z")),
+            process_of(_add("z")),
+            stored=_in_parts(_PARTS),
+        ),
+        _race(
+            "several chunks, rewritten in place",
+            "SNAP1 CACHE6",
+            process_of(_do("load"), _add("z", base="loaded"), _do("load")),
+            process_of(
+                _do("rewrite", name=FILE, content=_in_parts(3).replace(b'"n": 0', b'"n": 5').decode(), truncate=False),
+                adapter=FOREIGN,
+            ),
+            stored=_in_parts(3),
+            machine=_COARSE,
+        ),
+    )
+}
+"""Races over files of several chunks: a run costs many times one of `RACES`."""

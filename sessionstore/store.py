@@ -286,11 +286,13 @@ class Operation:
         self.count = count
         self.process = process.PROCESS
         self.record: Record | None = None
+        self._looked_up: Moment | None = None
 
     def look_up(self) -> None:
         """Free what has expired, of any file, and find what is kept of this one."""
+        self._looked_up = now = _now()
         with self.process.mutex:
-            self.process.cache.begin(_now(), self.settings)
+            self.process.cache.begin(now, self.settings)
             self.record = self.process.cache.get(self.path, settings=self.settings)
 
     def drop(self) -> None:
@@ -416,7 +418,11 @@ class Operation:
 
     def remember(self, version: FileVersion, snapshot: Snapshot) -> Snapshot:
         """Keep what the limits admit of this version; returns the snapshot with all that was computed about it."""
-        record = record_of(version, snapshot, stored=_now(), settings=self.settings)
+        stored = _now()
+        if self._looked_up is not None and self._looked_up.wall_offset_ns > stored.wall_offset_ns:
+            # The wall clock was set back since this operation began: the stamps just read may come again.
+            stored = Moment(stored.monotonic_ns, stored.monotonic_ns + self._looked_up.wall_offset_ns)
+        record = record_of(version, snapshot, stored=stored, settings=self.settings)
         with self.process.mutex:
             self.process.cache.put(self.path, record, self.settings)
         return Snapshot(self.path, snapshot.content, snapshot.index, record.digest or snapshot.digest)

@@ -44,6 +44,8 @@ RACE_OF: Final[Mapping[str, str]] = {
     "B52": "an object changed while it is saved",
     "B54i": "own content and two other versions of its size",
     "B54j": "a foreign rewrite in place",
+    "B56i": "a clock set back",
+    "B56j": "a clock set back",
     "B58": "a cache and a writer",
     "B59": "an old copy put in place",
     "B60": "own content and two other versions of its size",
@@ -529,6 +531,42 @@ INTERLEAVING_MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         _killer("B77j"),
+    ),
+    Mutant(
+        "B56i",
+        "cache: a clock set back goes unnoticed",
+        "Stamps are believed although the wall clock was set back and hands them out a second time.",
+        "CACHE6",
+        (Patch("cache", " and now.wall_offset_ns >= self.stored.wall_offset_ns - _CLOCK_TOLERANCE_NS\n", "\n"),),
+        _killer("B56i"),
+    ),
+    Mutant(
+        "B56j",
+        "cache: a clock set back during a read goes unnoticed",
+        "Whether the clock was set back since is judged from the moment when a version was kept, not when it was read.",
+        "CACHE6",
+        (
+            Patch(
+                "store",
+                "self._looked_up is not None and self._looked_up.wall_offset_ns > stored.wall_offset_ns",
+                "self._looked_up is None",
+            ),
+        ),
+        _killer("B56j"),
+    ),
+    Mutant(
+        "B77k",
+        "base: compared at its beginning",
+        "Of a base of many chunks, those that are read at a time are compared, and no further ones.",
+        "SNAP2",
+        (
+            Patch(
+                "files",
+                "        for first in range(0, len(chunks), _COMPARED_CHUNKS):\n",
+                "        for first in range(0, 1, _COMPARED_CHUNKS):\n",
+            ),
+        ),
+        ("tests/concurrency/test_explored_large.py::test_a_race_over_several_chunks[several-chunks-oversized]",),
     ),
 )
 

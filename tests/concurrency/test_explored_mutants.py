@@ -67,6 +67,8 @@ def test_there_are_more_than_twenty_bugs_that_need_an_interleaving() -> None:
     assert len(INTERLEAVING_MUTANTS) > 20
     hidden = 0
     for mutant in INTERLEAVING_MUTANTS:
+        if mutant.id not in RACE_OF:
+            continue  # over a large file: `test_explored_large`
         race = RACES[RACE_OF[mutant.id]]
         found = explore(
             race.program,

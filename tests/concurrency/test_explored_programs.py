@@ -58,6 +58,7 @@ FOREIGN_OPERATIONS = st.one_of(
         truncate=st.booleans(),
     ),
     _operation("read", name=st.just(FILE)),
+    _operation("set_wall_clock", delta_s=st.sampled_from((-10.0, -0.05, 3600.0))),
 )
 PARAMETERS = st.fixed_dictionaries(
     {"links": st.just(True)},
