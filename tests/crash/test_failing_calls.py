@@ -36,6 +36,7 @@ from storecheck.faults import FAILURES, Failure, HandlerRaisedError, Injector, o
 from storecheck.machine import Machine, MachineParameters, Process
 from storecheck.pytest_plugin import Evidence
 from tests.crash.depth import cuts_of_many
+from tests.crash.survivable import is_survivable
 
 STORE = store_file(sessions=3, size_bytes=3_000, mode=0o640)
 TREE = {FILE: STORE}
@@ -79,22 +80,6 @@ CASES = (
 )
 OPERATIONS = {surroundings.name: (step, surroundings) for step, surroundings in CASES}
 WRITING = tuple(name for name in OPERATIONS if not name.startswith(("load", "read")))
-
-SURVIVABLE = {
-    "close": "what was synced is durable, and what was only read is known, whatever close says then",
-    "fchown": "only root gives files away, and the content matters more",
-    "lstat": "looking for symbolic links in the path: if it matters, the next call on that path fails too",
-    "stat": "looking whether the directory is there: creating it finds out",
-}
-"""Calls whose failure an operation may survive if its result is right, with the reason."""
-
-SURVIVABLE_ERRORS = {
-    ("fsync", "EINVAL"): "a file system that cannot sync directories, and need not",
-    ("link", "EPERM"): "a file system without hard links: a copy gets its name by a rename",
-    ("unlink", "EPERM"): "another user's stray file in a sticky directory: it stays, and is named",
-    ("unlink", "EACCES"): "as EPERM",
-}
-"""The same, of one call and one error."""
 
 
 @dataclass(slots=True)
@@ -194,9 +179,7 @@ def _problem_with_error(run: Attempt, finished: bytes | None) -> str | None:
     if injector.failure.kind == "short":
         return None if error is None else "a short write is no error: the rest can be written"
     if error is None:
-        error_name = injector.failure.error
-        survivable = all(hit.name in SURVIVABLE or (hit.name, error_name) in SURVIVABLE_ERRORS for hit in injector.hits)
-        return None if survivable else "the failure was swallowed"
+        return None if is_survivable(injector.failure, injector.hits) else "the failure was swallowed"
     if injector.failure.kind == "errno":
         if not isinstance(error, OSError):
             return "not an OSError"

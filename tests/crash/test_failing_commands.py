@@ -34,6 +34,7 @@ from storecheck.faults import FAILURES, Failure, HandlerRaisedError, Injector, o
 from storecheck.machine import MOUNT, Machine, Process
 from storecheck.pytest_plugin import Evidence
 from tests.crash.depth import cuts_of_many
+from tests.crash.survivable import is_survivable
 
 STORE = store_file(sessions=3, size_bytes=3_000, mode=0o640)
 OLD = {"agent:main:old": {"sessionId": "old", "updatedAt": NOW_MS - 40 * 86_400_000}}
@@ -52,10 +53,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], Entry]] = {
     "status": (("status",), STORE),
 }
 WRITING = ("set", "remove", "cleanup --enforce", "doctor --repair")
-
-SURVIVABLE = ("close", "lstat", "stat", "fchown")
-"""Calls whose failure a command may survive: `test_failing_calls` says why. Commands that only look may survive more,
-because they tell what they could not find out; then their answer says so."""
 
 
 @dataclass(slots=True)
@@ -168,11 +165,9 @@ def _tells_of_the_outcome(ran: Ran, name: str) -> bool:
 def _problem_with_success(ran: Ran, name: str, finished: bytes | None, answer: str) -> str | None:
     if ran.after != finished:
         return "exit status 0, but the work is not done"
-    # EINVAL from the fsync of a directory: a file system that cannot, and need not.
-    if ran.injector.failure.kind == "short" or ran.injector.failure.error == "EINVAL":
-        return None
     # Who holds the lock is told where the system tells.
-    if all(hit.name in SURVIVABLE or "/proc/locks" in hit.arguments for hit in ran.injector.hits):
+    hits = [hit for hit in ran.injector.hits if "/proc/locks" not in hit.arguments]
+    if ran.injector.failure.kind == "short" or is_survivable(ran.injector.failure, hits):
         return None
     if name not in ("set", "remove", "cleanup --enforce") and ran.out.getvalue() != answer:
         return None  # a look, before the repair or without one, that failed: the answer tells what is not known

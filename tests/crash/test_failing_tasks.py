@@ -26,6 +26,7 @@ from sessionstore.process import PROCESS
 from storecheck.faults import FAILURES, Failure, Injector, one_by_one
 from storecheck.pytest_plugin import Evidence
 from storecheck.schedule import Fault
+from tests.crash.survivable import is_survivable
 
 WAIT_S = 60.0
 BEFORE = store_bytes(sessions=3, size_bytes=3_000)
@@ -37,9 +38,6 @@ INTERCEPTED = frozenset(
         "scandir", "listdir", "fchmod", "fchown", "flock",
     }
 )  # fmt: skip
-SURVIVABLE = frozenset({"close", "fchown", "stat"})
-"""`test_failing_calls` says why."""
-
 CANCELLED = Failure(kind="interrupt before")
 
 
@@ -182,8 +180,7 @@ def _problems_with_error(
 ) -> list[str]:
     failure = injector.failure
     if error is None:
-        survivable = not injector.hits or failure.kind == "short" or failure is CANCELLED or failure.error == "EINVAL"
-        survivable = survivable or all(hit.name in SURVIVABLE for hit in injector.hits)
+        survivable = failure.kind == "short" or failure is CANCELLED or is_survivable(failure, injector.hits)
         problems = [] if survivable else ["the failure was swallowed"]
         return problems if is_done else [*problems, "no error, but the work is not done"]
     if failure is CANCELLED:
