@@ -8,6 +8,7 @@ executions each strategy takes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from models.mutants import mutant_by_id
 from models.mutants.interleaving import INTERLEAVING_MUTANTS, RACE_OF
 from models.searches import RACES
-from storecheck import PreemptionBounded, RandomSchedules
+from storecheck import Dpor, Exhausted, MachineParameters, PreemptionBounded, RandomSchedules
 from storecheck.explore import explore
 from storecheck.pytest_plugin import Evidence
 
@@ -31,6 +32,9 @@ BOUND_OF_THE_OTHERS: Final = 20
 
 BOUNDED: Final[Mapping[str, int]] = {"B54j": 60, "B71i": 20}
 """The same for schedules with at most one preemption: these two want one exact moment and nothing else."""
+
+
+DPOR_EXECUTIONS: Final = 20
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,18 @@ def test_a_bug_is_found_within_its_bound_and_the_real_store_passes(mutant_id: st
     assert real.failure is None, real
     assert real.executions == bound or killed.executions <= real.executions
     evidence.add(schedules=killed.executions + real.executions, histories=killed.executions + real.executions)
+
+
+def test_the_reduction_finds_what_only_the_order_of_operations_shows() -> None:
+    """That a reader stays behind is wrong only if it began after the writer was over: DPOR keeps that order, too."""
+    race, transform = RACES["a file that appears"], mutant_by_id("B71i").transform
+    program = replace(race.program, machine=MachineParameters(step_ns=0, time_choice="all"))
+    killed = explore(program, strategy=Dpor(), check=race.check(transform), transform=transform, minimise=False)
+    assert killed.failure is not None
+    assert killed.executions <= DPOR_EXECUTIONS
+    real = explore(program, strategy=Dpor(), check=race.check())
+    assert real.failure is None
+    assert isinstance(real.verdict, Exhausted)
 
 
 def test_there_are_more_than_twenty_bugs_that_need_an_interleaving() -> None:
