@@ -43,6 +43,10 @@ MINIMISE_EXECUTIONS: Final = 2_000
 EXECUTIONS_PER_CHECK: Final = 100
 """Of so many runs one executes all the code, and compares every call with what is remembered of the processes."""
 
+KNOWN_SHARE_MIN: Final = 0.3
+"""Remembering costs time, too: a search in which fewer processes than this are known leaves it. Looked at every
+`EXECUTIONS_PER_CHECK` runs, but not after the first of them, which have to learn."""
+
 PREEMPTIONS_TRIED: Final = 3
 """Preemptions up to which a minimal schedule is searched; failures that need more keep the schedule as found."""
 
@@ -196,6 +200,8 @@ class _Searching:
         self._policy = policy
         self._runner = Runner(program, transform=transform, max_steps=max_steps)
         self._max_steps = max_steps
+        self._remembers = True
+        self._reviewed = (0, 0)
         self._bound = ""
         self._cut_by = ""
         self.executions = 0
@@ -248,11 +254,20 @@ class _Searching:
     def _run(self, chooser: Chooser, step_log: StepLog | None) -> tuple[Execution, bool]:
         """One run, and whether code was left out in it because what it does is known."""
         policy = self._policy() if self._policy is not None else FaultPlan(self._faults) if self._faults else None
-        if policy is not None or step_log is not None:
+        if policy is not None or step_log is not None or not self._remembers:
             return self._runner.run(chooser, policy=policy, step_log=step_log), False
         if self.executions % EXECUTIONS_PER_CHECK == 0:
+            self._review_memory()
             return self._runner.run(chooser, remember="check"), False
         return self._runner.run(chooser, remember="yes"), True
+
+    def _review_memory(self) -> None:
+        """Whether the last runs were quicker for what is remembered; if not, no later one will remember."""
+        runner, (remembered, known) = self._runner, self._reviewed
+        self._reviewed = runner.processes_remembered, runner.processes_known
+        runs = runner.processes_remembered - remembered
+        if self.executions > EXECUTIONS_PER_CHECK and runner.processes_known - known < runs * KNOWN_SHARE_MIN:
+            self._remembers = False
 
     def _in_full(self, execution: Execution) -> Execution:
         """The same schedule with all its code executed, which must come out the same."""

@@ -189,6 +189,8 @@ class _Run:
 class Runner:
     """Runs one program any number of times.
 
+    Of `processes_remembered` processes in runs with memory, `processes_known` had nothing new happen to them.
+
     Args:
         program: what to run.
         transform: changes the source of the code under test (a planted bug), or None.
@@ -230,6 +232,8 @@ class Runner:
         moments_max = remembering.MOMENTS_MAX // len(program.processes)
         self._memories = [Memory(moments_max=moments_max) for _ in program.processes]
         self._modules = 0
+        self.processes_remembered = 0
+        self.processes_known = 0
 
     def run(
         self,
@@ -277,6 +281,9 @@ class Runner:
             self._collect_garbage()
         self._start_processes(executor, run, recorder, remember)
         self._execute(executor)
+        if remember == "yes":
+            self.processes_remembered += len(executor.members)
+            self.processes_known += sum(member.known is not None for member in executor.members)
         if executor.refused:
             raise NoEvidence(f"{executor.refused[0]} (in a run of {self.program.adapter})")
         return Execution(

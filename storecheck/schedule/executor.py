@@ -25,9 +25,9 @@ from storecheck.schedule.remembering import (
     DONE,
     LOCK,
     NO_TIMEOUT_NS,
+    NOTICED,
     SILENT,
     STARTED,
-    UNNOTICED,
     Blocked,
     Gone,
     NotDeterministic,
@@ -568,9 +568,13 @@ class Executor:
                 task = self._pick(None)
         return None
 
-    def _go_on_known(self, task: Task, known: Recollection) -> Task | None:
-        """Steps of one thread until another is chosen or its code has to run; returns who is next."""
-        number, moment = task.number, known.moment
+    def _go_on_known(self, task: Task, known: Recollection) -> Task | None:  # noqa: C901 - one loop is quicker
+        """Steps of one thread until another is chosen or its code has to run; returns who is next.
+
+        Nearly all steps of a search are taken here, as `enter` and `enter_unnoticed` take them.
+        """
+        number, moment, machine, member = task.number, known.moment, self.machine, task.member
+        all_points, step_ns, max_steps, own = self.all_points, self.step_ns, self.max_steps, task.index
         assert moment is not None
         answer = self._first_known_answer(task)
         while not self._over:
@@ -581,28 +585,42 @@ class Executor:
             for effect in moment.effects:
                 known.apply(effect)
             request = task.pending = following.request
-            if request.kind != UNNOTICED or self.all_points:
+            kind = request.kind
+            if kind > DEPENDS:
                 chosen = self._arrive_known(task, request)
                 if chosen is not task:
                     return chosen
-            else:
-                self.steps += 1
-                self.machine.monotonic_ns += self.step_ns
-            answer = self._do_known(task, request)
+                answer = self._do_known(task, request)
+                continue
+            self.steps += 1
+            machine.monotonic_ns += step_ns
+            if all_points or kind == NOTICED or (kind == DEPENDS and request.is_shared()):
+                machine.step = self.steps
+                if self.kills_left or machine.monotonic_ns >= self.next_deadline_ns:
+                    chosen = self._pick(task)
+                    if chosen is not task:
+                        return chosen
+                elif self.runnable != task.bit or self.early or self.chooser.every_step:
+                    index = self.chooser.choose(self.runnable, self.early, own, False)
+                    self.choices.append(index)
+                    if index != own:
+                        return self._let_run(index, task)
+            if self.steps > max_steps:
+                self.cut = self._over = True
+                return None
+            member.calls += 1
+            try:
+                answer = request.act()
+            except Exception as error:  # noqa: BLE001 - that is the answer
+                answer = Raised.of(error)
         return None
 
     def _arrive_known(self, task: Task, request: Request) -> Task | None:
-        """A thread has come to its next request, who is next? As `enter`, `enter_unnoticed` and `enter_lock` do it."""
-        kind, machine = request.kind, self.machine
-        if kind <= DEPENDS:
+        """A thread has come to something that is no call: who is next?"""
+        kind = request.kind
+        if kind == LOCK:
             self.steps += 1
-            machine.monotonic_ns += self.step_ns
-            if kind != DEPENDS or self.all_points or request.is_shared():
-                machine.step = self.steps
-                return self._pick_at_point(task)
-        elif kind == LOCK:
-            self.steps += 1
-            machine.step = self.steps
+            self.machine.step = self.steps
             if self.runnable != task.bit or self.early or self.chooser.every_step:
                 return self._pick(task)
         elif kind == BLOCK:
@@ -613,17 +631,6 @@ class Executor:
             self._end_task(task)
             return self._pick(task)
         return task
-
-    def _pick_at_point(self, task: Task) -> Task | None:
-        """Who runs next where a call is about to be made that others can notice; `_pick`, made short."""
-        runnable, early = self.runnable, self.early
-        if self.kills_left or self.machine.monotonic_ns >= self.next_deadline_ns:
-            return self._pick(task)
-        if runnable == task.bit and not early and not self.chooser.every_step:
-            return task
-        index = self.chooser.choose(runnable, early, task.index, False)
-        self.choices.append(index)
-        return task if index == task.index else self._let_run(index, task)
 
     def _first_known_answer(self, task: Task) -> object:
         """The thread was chosen: what it had come to is done."""

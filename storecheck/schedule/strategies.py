@@ -7,6 +7,7 @@ one that can.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -50,14 +51,15 @@ def _default(runnable: int, sleeping: int, current: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def indexes(mask: int) -> list[int]:
+@functools.lru_cache(maxsize=4096)
+def indexes(mask: int) -> tuple[int, ...]:
     """The positions of the set bits, lowest first."""
     found = []
     while mask:
         lowest = mask & -mask
         found.append(lowest.bit_length() - 1)
         mask ^= lowest
-    return found
+    return tuple(found)
 
 
 class PrefixChooser:
@@ -134,16 +136,17 @@ class _BoundedSearch:
         taken = bytes(choices)
         may_preempt = self._level < self._bound
         free: list[_Branch] = []
-        for at in range(len(chooser.prefix), len(chooser.decisions)):
-            runnable, sleeping, current, killable = chooser.decisions[at]
+        given = len(chooser.prefix)
+        for at, (runnable, sleeping, current, killable) in enumerate(chooser.decisions[given:], given):
             others = (runnable | sleeping) & ~(1 << taken[at])
             # Sleepers are costly while anybody can run; everybody else is if the current thread could go on.
-            costly = others & ~runnable if runnable else 0
             if current >= 0 and runnable >> current & 1:
                 costly = others
+            else:
+                costly = others & ~runnable if runnable else 0
+                free += [(taken, at, index) for index in indexes(others & ~costly)]
             if may_preempt:
                 self._later += [(taken, at, index) for index in indexes(costly)]
-            free += [(taken, at, index) for index in indexes(others & ~costly)]
             if killable:
                 free.append((taken, at, KILL + current))
         self._now.extendleft(reversed(free))
@@ -284,9 +287,8 @@ class _ReplayChooser(PrefixChooser):
         if at < len(self.prefix):
             possible = killable and choice == KILL + current if choice >= KILL else (runnable | sleeping) >> choice & 1
             if not possible:
-                raise ReplayDiverged(
-                    f"choice {at} of the schedule is {choice}, but only {indexes(runnable | sleeping)} can run there"
-                )
+                able = list(indexes(runnable | sleeping))
+                raise ReplayDiverged(f"choice {at} of the schedule is {choice}, but only {able} can run there")
         return choice
 
 

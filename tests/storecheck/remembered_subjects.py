@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from tests.storecheck import outside_state
 
@@ -21,6 +22,12 @@ class Told:
         os.pwrite(descriptor, b"%d" % value, 0)
         os.close(descriptor)
         return value
+
+    def watch(self) -> None:
+        """Look at the clock and the file."""
+        for _ in range(3):
+            time.monotonic_ns()
+            os.stat(self._path)
 
     def scatter(self) -> str:
         """Read into a buffer, so that the answer of the call is not all that it does."""

@@ -167,6 +167,26 @@ def test_a_process_with_answers_in_its_arguments_is_executed_every_time() -> Non
     assert outside_state.EXECUTED == ["scatter"] * 3
 
 
+@pytest.mark.parametrize(("share_min", "last"), [(0.01, "yes"), (0.99, "no")])
+def test_a_search_that_meets_new_answers_all_the_time_stops_remembering(
+    share_min: float, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where fewer processes are known than makes remembering worth its while, memory is given up."""
+    modes: list[Remember] = []
+    run = Runner.run
+
+    def noting(self: Runner, chooser: PrefixChooser, *, remember: Remember = "no", **options: object) -> Execution:
+        modes.append(remember)
+        return run(self, chooser, remember=remember, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Runner, "run", noting)
+    monkeypatch.setattr("storecheck.explore.KNOWN_SHARE_MIN", share_min)
+    # Every call moves the clock, so that most schedules show a process times that it has not seen.
+    explore(own("Told", *[("watch",)] * 3), strategy=RandomSchedules(executions=3 * EXECUTIONS_PER_CHECK))
+    assert modes[: 2 * EXECUTIONS_PER_CHECK].count("check") == 2
+    assert modes[-1] == last
+
+
 def test_a_full_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room is executed every time, and comes out the same."""
     monkeypatch.setattr(remembering, "MOMENTS_MAX", 36)
