@@ -171,29 +171,65 @@ def explain_command(target: str, promises: str | None, run_file: Path | None) ->
 
 
 def explain_file(path: Path) -> None:
-    """Show what is recorded in a counterexample."""
-    from storecheck import counterexample
-    from storecheck.lanes import render
-    from storecheck.report import examples
-
-    if is_crash(path):
-        try:
-            crash = examples.load_crash(path)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
-        click.secho(crash.title, bold=True)
-        click.echo(f"Power lost after event {crash.event} under {crash.model}; lost: {'; '.join(crash.lost)}")
-        click.secho(f"Finding: {crash.violation}", fg="red")
-        return
+    """Show what is recorded in a counterexample, of any kind."""
+    explained = _explain_crash if is_crash(path) else _explain_told if is_told(path) else _explain_schedule
     try:
-        document = counterexample.load(path)
+        explained(path)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _explain_crash(path: Path) -> None:
+    from storecheck.report import examples
+
+    crash = examples.load_crash(path)
+    click.secho(crash.title, bold=True)
+    click.echo(f"Power lost after event {crash.event} under {crash.model}; lost: {'; '.join(crash.lost)}")
+    click.secho(f"Finding: {crash.violation}", fg="red")
+
+
+def _explain_told(path: Path) -> None:
+    from storecheck.report import told
+
+    document = told.load(path)
+    click.secho(document.title, bold=True)
+    for number, call in enumerate(document.calls, start=1):
+        click.echo(f"{number:3} {call}")
+    click.secho(f"Finding: {document.finding}", fg="red")
+
+
+def _explain_schedule(path: Path) -> None:
+    from storecheck import counterexample
+    from storecheck.lanes import render
+
+    document = counterexample.load(path)
     click.secho(document.title, bold=True)
     for line in render(document.trace, processes=len(document.program.processes)):
         marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
         click.secho(line, fg="red" if marked else None)
     click.secho(f"Finding: {document.finding.message}", fg="red")
+
+
+def describe(path: Path) -> str | None:
+    """A counterexample in one line; None for a file of any other kind.
+
+    Raises:
+        CounterexampleError: it says that it is one, but cannot be read.
+    """
+    from storecheck import counterexample
+    from storecheck.report import examples, told
+
+    if is_crash(path):
+        crash = examples.load_crash(path)
+        return f"{crash.title} (power lost after event {crash.event} under {crash.model}): {crash.violation}"
+    if is_told(path):
+        document = told.load(path)
+        return f"{document.title} ({len(document.calls)} calls): {document.finding}"
+    if not _says(path, counterexample.FORMAT):
+        return None
+    found = counterexample.load(path)
+    size = f"{len(found.program.processes)} processes, {found.program.operations()} operations"
+    return f"{found.title} ({size}): {found.finding.message}"
 
 
 def is_crash(path: Path) -> bool:

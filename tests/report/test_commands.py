@@ -64,6 +64,32 @@ def test_counterexamples_are_listed_explained_and_replayed(tmp_path: Path) -> No
     assert "2 of 2 replays did exactly what was recorded." in replayed.output
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("B76", " step | P1 "), ("B27", "Power lost after event "), ("machine-B27", "  1 ")],
+    ids=["schedule", "crash", "told"],
+)
+def test_every_kind_is_listed_and_explained(tmp_path: Path, name: str, shown: str) -> None:
+    """What a failing program, a crash and a test of its own kind left: a line in the list, and its calls."""
+    shutil.copyfile(GOLDEN / f"{name}.counterexample.json", tmp_path / "found.json")
+    listed = storecheck("list", tmp_path)
+    assert (listed.exit_code, listed.output.count("found.json: ")) == (0, 1), listed.output
+    explained = storecheck("explain", tmp_path / "found.json")
+    assert explained.exit_code == 0, explained.output
+    assert shown in explained.output
+    assert "Finding: " in explained.output
+
+
+def test_a_broken_counterexample_is_listed_as_such(tmp_path: Path) -> None:
+    """Half a file is neither left out nor does it hide the others."""
+    whole = COUNTEREXAMPLE.read_text(encoding="utf-8")
+    (tmp_path / "a.json").write_text(whole[:300], encoding="utf-8")
+    (tmp_path / "b.json").write_text(whole, encoding="utf-8")
+    lines = storecheck("list", tmp_path).output.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'a.json'}: cannot be read: ")
+    assert lines[1].startswith(f"{tmp_path / 'b.json'}: ")
+
+
 def test_a_replay_of_something_else_is_exit_1(tmp_path: Path) -> None:
     """A counterexample that says another finding than its run shows does not count as replayed."""
     text = COUNTEREXAMPLE.read_text(encoding="utf-8")
