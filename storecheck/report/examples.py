@@ -18,9 +18,9 @@ from typing import Any, Final, cast
 
 from storecheck.counterexample import Counterexample, CounterexampleError
 from storecheck.counterexample import replay as replay_counterexample
-from storecheck.explore import Check
+from storecheck.explore import Check, judge
 from storecheck.lanes import render
-from storecheck.program import ROOT, Program
+from storecheck.program import ROOT, Program, ProgramError
 from storecheck.report import crashes
 from storecheck.report.codec import decode, encode
 from storecheck.report.crashes import CrashCounterexample, RecordedCrash, RecordedRun
@@ -38,13 +38,14 @@ from storecheck.report.document import (
     SourceExcerpt,
     SourceLine,
 )
+from storecheck.report.looseness import loose_arguments
 from storecheck.report.masking import mask, secret_values
 from storecheck.report.ordering import decide
-from storecheck.report.orders import SequentialModel
+from storecheck.report.orders import SequentialModel, TooManyOrdersError
 from storecheck.report.points import Observation, following, observe
-from storecheck.report.races import VERBS, file_of, indent_of, race_of, sources_of
+from storecheck.report.races import VERBS, file_of, indent_of, race_of, sources_of, with_loose
 from storecheck.report.reproducer import CRASH, RACE, reproducer
-from storecheck.report.sequences import ALL, CACHED, is_sequential, sequence_of
+from storecheck.report.sequences import ALL, CACHED, is_sequential, sequence_of, with_loose_steps
 from storecheck.schedule import ReplayDiverged
 from storecheck.syscalls import Transform
 
@@ -166,6 +167,9 @@ def _told(
     deciding = None if decided is None else _with_numbers(decided[0], numbers)
     sources = sources_of(observation, decisive or _last_looks(observation, file), _unnumbered(observation) | numbers)
     kind: Kind = "sequence" if sequence is not None else "race"
+    if check is not None:
+        loose = loose_arguments(document.program, _fails_alike(document, check=check, transform=transform))
+        race, sequence = with_loose(race, loose), sequence and with_loose_steps(sequence, loose)
     return make_example(
         kind=kind,
         document=document.to_json(),
@@ -183,6 +187,21 @@ def _told(
         sources=() if sequence is not None and not decisive else sources,
         raw="\n".join([document.finding.message, "", *_lanes(document)]),
     )
+
+
+def _fails_alike(document: Counterexample, *, check: Check, transform: Transform | None) -> Callable[[Program], bool]:
+    """Whether another program fails in the same way under the same schedule."""
+
+    def fails(program: Program) -> bool:
+        try:
+            chooser = following(document.choices, program)
+            again = observe(program, chooser=chooser, faults=document.faults, transform=transform, with_places=False)
+            found = judge(again.execution, check)
+        except (ReplayDiverged, ProgramError, TooManyOrdersError):
+            return False
+        return found is not None and found.kind == document.finding.kind
+
+    return fails
 
 
 def _unnumbered(observation: Observation) -> dict[int, int]:

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from storecheck.report import words
 from storecheck.report.document import SCHEMA_ID, OutOfDate, Race, Run, Sequence, Span
+from storecheck.report.sequences import CACHED
 
 _CODE = re.compile(r"`([^`]+)`")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
@@ -79,7 +80,7 @@ def _environment() -> Environment:
         authors=words.author_colours,
         window=_window,
         has_window=lambda race, process: _window(race, process) is not None,
-        has_cache=lambda sequence: any(step.cache for step in sequence.steps),
+        has_cache=_has_cache,
         has_wrong=_has_wrong,
         counts=words.counts_sentence,
         size_text=words.size_text,
@@ -95,6 +96,11 @@ def _environment() -> Environment:
 
 def _window(race: Race, process: int) -> OutOfDate | None:
     return next((window for window in race.out_of_date if window.process == process), None)
+
+
+def _has_cache(sequence: Sequence) -> bool:
+    """Whether a step answered without reading the file, or it is known what the process holds in memory."""
+    return any(step.cache.startswith(CACHED) or "holds" in step.cache for step in sequence.steps)
 
 
 def _has_wrong(sequence: Sequence) -> bool:

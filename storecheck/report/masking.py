@@ -106,10 +106,13 @@ def mask(value: Any, *, secrets: Iterable[str] = ()) -> Any:
 
 def _mask(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, dict):
-        return {
+        masked = {
             key: MASK if is_secret_key(str(key)) and isinstance(each, str | int | float) else _mask(each, secrets)
             for key, each in value.items()
         }
+        if "loose" in masked and any(masked.get(name) != value.get(name) for name in ("call", "what")):
+            masked["loose"] = []  # they count characters of the text as it was
+        return masked
     if isinstance(value, list | tuple):
         return [_mask(each, secrets) for each in value]
     if not isinstance(value, str) or value in _OWN_WORDS:

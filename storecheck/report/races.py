@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from storecheck.report.document import (
@@ -17,6 +18,7 @@ from storecheck.report.document import (
     SequentialOrder,
     SourceExcerpt,
     SourceLine,
+    Span,
 )
 from storecheck.report.orders import SequentialModel, TooManyOrdersError, TriedOrder, shown_json, tried_orders
 from storecheck.report.points import Happening, Observation, Place
@@ -73,6 +75,15 @@ def race_of(
         found=found_in(observation.execution, model, file),
     )
     return race, numbers
+
+
+def with_loose(race: Race, loose: Mapping[tuple[int, str], tuple[Span, ...]]) -> Race:
+    """The race with the values marked, where an operation begins, that may be anything."""
+    points = tuple(
+        replace(point, loose=loose.get((point.process, point.what), ())) if point.verb == "begin" else point
+        for point in race.points
+    )
+    return replace(race, points=points)
 
 
 # Lanes

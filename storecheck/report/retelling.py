@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
 
 from storecheck.counterexample import CounterexampleError
 from storecheck.report import calls
@@ -23,11 +22,9 @@ from storecheck.report.examples import (
     sequence_title,
     sequence_verdict,
 )
+from storecheck.report.looseness import MAX_VALUES_TRIED, others
 from storecheck.report.reproducer import TOLD
 from storecheck.report.told import Told, ToldCounterexample, ToldFinding, play
-
-MAX_VALUES_TRIED: Final = 40
-"""Values of a failing example that are replaced to see whether they matter; each costs a replay or two."""
 
 
 def told_example_of(document: ToldCounterexample, origin: Origin) -> Example:
@@ -117,21 +114,12 @@ def _loose_values(document: ToldCounterexample, told: Told) -> Iterator[tuple[in
     for number, line in enumerate(document.calls):
         found = []
         for literal in calls.literals(line):
-            others = _others(literal.value)
-            if others and tried < MAX_VALUES_TRIED:
+            values = others(literal.value)
+            if values and tried < MAX_VALUES_TRIED:
                 tried += 1
-                if all(_fails_alike(document, told, calls.replaced(line, literal, other), number) for other in others):
+                if all(_fails_alike(document, told, calls.replaced(line, literal, other), number) for other in values):
                     found.append(literal)
         yield number, found
-
-
-def _others(value: object) -> tuple[object, ...]:
-    """Two other values of the same kind; none for the content of files, which is meant as it is."""
-    if isinstance(value, int):
-        return (value + 1, value * 3 + 7)
-    if isinstance(value, float):
-        return (value + 1.5, value * 3 + 2.25)
-    return (f"{value}x", "other text") if isinstance(value, str) else ()
 
 
 def _fails_alike(document: ToldCounterexample, told: Told, line: str, number: int) -> bool:

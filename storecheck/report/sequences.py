@@ -6,11 +6,12 @@ Only what changed is told: `changes` and `differences` compare JSON values field
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from storecheck.program import Json
-from storecheck.report.document import Difference, Sequence, Step
+from storecheck.report.document import Difference, Sequence, Span, Step
 from storecheck.report.orders import SequentialModel, same_json, shown_json
 from storecheck.report.points import Observation
 from storecheck.runner import Execution, OperationRecord
@@ -84,6 +85,12 @@ def sequence_of(observation: Observation, *, file: str, model: SequentialModel |
         differences=tuple(differences(wanted, found)) if about else (),
         with_model=model is not None,
     )
+
+
+def with_loose_steps(sequence: Sequence, loose: Mapping[tuple[int, str], tuple[Span, ...]]) -> Sequence:
+    """The sequence with the values marked that may be anything."""
+    steps = tuple(replace(step, loose=loose.get((step.process, step.call), ())) for step in sequence.steps)
+    return replace(sequence, steps=steps)
 
 
 def returned_by(record: OperationRecord) -> str:

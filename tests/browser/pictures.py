@@ -1,4 +1,8 @@
-"""Takes the pictures of the documentation: `python -m tests.browser.pictures`, from golden documents, in Chromium."""
+"""Takes the pictures of README and documentation from golden documents, in Chromium.
+
+`tox exec -e browser -- python -m tests.browser.pictures`. The documents are what runs with planted bugs have reported
+(`tests.report.making`). A picture shows a failing example down to the end of its second part.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ from storecheck.report.document import load
 from tests.browser.test_page import CHROMIUM, FLAGS, TIMEOUT_MS
 from tests.report.making import GOLDEN
 
-PICTURES = {"race": "B76", "sequence": "B65", "crash": "B27"}
+PICTURES = {"race": "B76", "sequence": "B65", "crash": "history-B27"}
+WIDTH = 1180
+MARGIN = 24
 DIRECTORY = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -21,12 +27,18 @@ def main() -> None:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as scratch:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=TIMEOUT_MS)
-        for name, mutant in PICTURES.items():
+        for name, golden in PICTURES.items():
             path = Path(scratch, f"{name}.html")
-            path.write_text(html.render(load(GOLDEN / f"{mutant}.json")), encoding="utf-8")
-            page = chromium.new_page(viewport={"width": 1440, "height": 4000}, color_scheme="light")
+            path.write_text(html.render(load(GOLDEN / f"{golden}.json")), encoding="utf-8")
+            page = chromium.new_page(viewport={"width": WIDTH, "height": 4000}, color_scheme="light")
             page.goto(path.as_uri())
-            page.locator("article").first.screenshot(path=str(DIRECTORY / f"report-{name}.png"))
+            article = page.locator("article").first.bounding_box()
+            second = page.locator("article section").nth(1).bounding_box()
+            assert article is not None
+            assert second is not None
+            height = second["y"] + second["height"] - article["y"] + MARGIN
+            clip = {"x": article["x"], "y": article["y"], "width": article["width"], "height": height}
+            page.screenshot(path=str(DIRECTORY / f"report-{name}.png"), clip=clip)
         chromium.close()
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from models.promises import PROMISES
 from storecheck.report import html
-from storecheck.report.document import Kept, Run, load
+from storecheck.report.document import Kept, KnownFailure, Run, load
 from storecheck.verdict import PromiseVerdict
 from tests.report.making import GOLDEN
 
@@ -33,7 +33,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 TIMEOUT_MS = 20_000
-SHOWN = ("B76", "B87", "B27", "B54", "B48")
+SHOWN = ("B76", "B87", "B27", "B54", "B48", "machine-B54", "history-B27", "machine-B27")
 
 CONTRAST = """() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number);
@@ -62,22 +62,25 @@ def failing() -> Run:
 
 
 def passing() -> Run:
-    """A run in which nothing failed, one promise not verified, compared with an earlier one."""
+    """A run in which nothing new failed, one promise not verified, compared with an earlier one."""
     promises = tuple(
         PromiseVerdict(
             id=each.id, title=each.title, text=each.text, outcome="not verified" if number == 0 else "passed",
             tests=(), tests_passed=min(number, 3), tests_failed=0, tests_skipped=0, tests_unfinished=0,
-            evidence={"schedules": 100 * number} if number else {}, mutants_killed=("B76",) if number == 2 else (),
+            evidence={"schedules": 100 * number, "processes_max": 3, "exhausted": number} if number else {},
+            mutants_killed=("B76",) if number == 2 else (),
             mutants_survived=(), mutants_untried=(), failures=(),
         )
         for number, each in enumerate(PROMISES[:6])
     )  # fmt: skip
     run = failing()
     shards = (replace(run.shards[0], failed=0, exit_status=0, passed=15),)
+    known = KnownFailure(test="tests/test_known.py::test_of_a_bug_that_is_known", reason="issue 7", fingerprint="")
     kept = Kept(commit="0" * 40, started_at=run.started_at, figures={"passed": 12, "schedules": 1000})
     return replace(
-        run, examples=(), shards=shards, promises=promises, figures={"passed": 15, "schedules": 1500}, kept=kept
-    )
+        run, examples=(), shards=shards, promises=promises, kept=kept, known=(known,),
+        figures={"passed": 15, "known": 1, "schedules": 1500, "processes_max": 3, "points_max": 60, "exhausted": 15},
+    )  # fmt: skip
 
 
 PAGES = {"failing": failing, "passing": passing}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from storecheck.report.document import load
-from tests.report.making import CASES, FAILING_TESTS, GOLDEN, FailingTest
+from storecheck.report.document import KIND_NAMES, load
+from storecheck.report.reproducer import CRASH, RACE, TOLD, reproducer
+from tests.report.making import CASES, FAILING_TESTS, GOLDEN, NAMES, FailingTest
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
@@ -69,3 +70,17 @@ def test_a_reproducer_of_a_failing_test_passes_without_the_bug(tmp_path: Path) -
     """The store as it is does all of them right."""
     write(tmp_path, [test.name for test in FAILING_TESTS], planted=False)
     assert f"{len(FAILING_TESTS) + 1} passed" in run(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_golden_reproducers_are_what_is_written_now(name: str) -> None:
+    """So that the tests above run what a report would write today."""
+    example = load(GOLDEN / f"{name}.json").examples[0]
+    kind = TOLD if "-" in name else CRASH if example.kind == "crash" else RACE
+    assert example.reproducer == reproducer(
+        template=kind,
+        identifier=example.id,
+        kind=KIND_NAMES[example.kind],
+        title=example.title,
+        promise=example.promise_text,
+    )
