@@ -17,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import filelock
 import pytest
@@ -129,6 +131,36 @@ def test_the_suite_notices(mutant: Mutant, tmp_path: Path, failures_without_a_bu
     died_of = promise.failures[0].example
     assert not NOT_A_KILL.search(died_of), f"{mutant.id} is broken itself:\n{died_of}\n{output}"
     assert not failures_without_a_bug, f"the real store fails the tests of a mutant\n{failures_without_a_bug}"
+
+
+@pytest.mark.parametrize(
+    ("beside", "left_out", "arguments", "again"),
+    [
+        (("{k}",), (), ("tests",), False),
+        ((), (), ("tests/mutants",), True),
+        (("{k}",), ("{k}",), ("tests",), True),
+        (("{k}",), (), ("tests/mutants", "{k}"), True),
+        (("{k}-and-more",), (), ("tests",), True),
+    ],
+    ids=["runs anyway", "not there", "another shard", "named in part", "another test"],
+)
+def test_what_a_session_runs_anyway_is_not_run_again(
+    beside: tuple[str, ...], left_out: tuple[str, ...], arguments: tuple[str, ...], again: bool
+) -> None:
+    """Killers are run once more without a bug unless this very session runs them with all their parameters."""
+    mutant = MUTANTS[0]
+    (killer,) = mutant.killers
+
+    def filled(texts: tuple[str, ...]) -> list[str]:
+        return [text.format(k=killer) for text in texts]
+
+    stash = pytest.Stash()
+    stash[DESELECTED] = filled(left_out)
+    own = SimpleNamespace(nodeid="own", iter_markers=lambda _name: [pytest.mark.mutant(mutant.id).mark])
+    others = [SimpleNamespace(nodeid=nodeid, iter_markers=lambda _name: []) for nodeid in filled(beside)]
+    config = SimpleNamespace(stash=stash, args=filled(arguments))
+    session: Any = SimpleNamespace(items=[own, *others], config=config)
+    assert killers_elsewhere(session) == ([killer] if again else [])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
