@@ -283,6 +283,21 @@ def test_the_same_schedule_draws_the_same_names() -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("strategy", [PreemptionBounded(1), RandomSchedules(executions=150)], ids=["bounded", "random"])
+def test_a_process_draws_the_same_whatever_the_schedule(strategy: PreemptionBounded | RandomSchedules) -> None:
+    """Also where a search leaves out code whose answers it knows: what was drawn there is drawn as if it had run."""
+    program = Program(adapter=f"{SUBJECTS}:Names", processes=(process(Operation("draw"), Operation("draw")),) * 2)
+    seen: dict[int, set[tuple[str, ...]]] = {0: set(), 1: set()}
+
+    def note(execution: Execution) -> None:
+        for record in execution.operations:
+            seen[record.process].add(tuple(record.result))
+
+    result = explore(program, strategy=strategy, check=note, max_executions=150)
+    assert result.failure is None, result
+    assert [len(drawn) for drawn in seen.values()] == [2, 2]
+
+
 def test_an_adapter_that_inherits_from_the_verifiers_own_is_simulated_like_any_other() -> None:
     """Without a word about it in the program, an hour's sleep is one of the virtual clock."""
     program = Program(
