@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from storecheck.counterexample import Counterexample, CounterexampleError
 from storecheck.counterexample import replay as replay_counterexample
-from storecheck.explore import Check, judge
+from storecheck.explore import Check, Finding, judge
 from storecheck.lanes import render
 from storecheck.program import ROOT, Program, ProgramError
 from storecheck.report import crashes
@@ -40,13 +40,14 @@ from storecheck.report.document import (
 )
 from storecheck.report.looseness import loose_arguments
 from storecheck.report.masking import mask, secret_values
-from storecheck.report.ordering import decide
+from storecheck.report.ordering import Moved, decide
 from storecheck.report.orders import SequentialModel, TooManyOrdersError
 from storecheck.report.points import Observation, following, observe
 from storecheck.report.races import VERBS, file_of, indent_of, race_of, sources_of, with_loose
 from storecheck.report.reproducer import CRASH, RACE, reproducer
 from storecheck.report.sequences import ALL, CACHED, is_sequential, sequence_of, with_loose_steps
-from storecheck.schedule import ReplayDiverged
+from storecheck.runner import Runner
+from storecheck.schedule import FaultPlan, ReplayDiverged
 from storecheck.syscalls import Transform
 
 REPLAYS: Final = 20
@@ -136,6 +137,24 @@ def example_of(document: Counterexample, origin: Origin, *, planted: Transform |
     if replays.failed == 0:
         return _told_as_recorded(document, origin, "It no longer fails when it is replayed.")
     return _told(document, origin, observation, check=check, transform=transform, replays=replays)
+
+
+def reproduce(document: Counterexample) -> Finding | None:
+    """What is wrong when a counterexample is run again, or None.
+
+    Code that was mended may wait where the recorded schedule went on. Then the schedule is followed as far as it is
+    possible, and that run is judged: a mended bug is no failing replay.
+
+    Raises:
+        CounterexampleError: check or transform cannot be imported.
+    """
+    try:
+        return replay_counterexample(document).finding
+    except ReplayDiverged:
+        check = None if document.check is None else cast("Check", import_path(document.check))
+        runner = Runner(document.program, transform=transform_of(document))
+        policy = FaultPlan(document.faults) if document.faults else None
+        return judge(runner.run(Moved(document.choices), policy=policy), check)
 
 
 def _replays(document: Counterexample, *, planted: Transform | None) -> Replays:

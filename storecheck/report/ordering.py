@@ -195,7 +195,7 @@ def _runs(observation: Observation, *, check: Check, transform: Transform | None
 def _choosers(program: Program, choices: tuple[int, ...], schedules: int) -> Iterator[Callable[[], Chooser]]:
     source = random.Random(0)  # noqa: S311 - the same schedules for the same failure
     search = RandomSchedules(executions=max(1, schedules // RANDOM_SHARE), seed=0).search(program)
-    yield lambda: _Moved(choices)
+    yield lambda: Moved(choices)
     for number in range(schedules - 1):
         if number % RANDOM_SHARE == 0:
             chooser = search.next_chooser()
@@ -203,7 +203,7 @@ def _choosers(program: Program, choices: tuple[int, ...], schedules: int) -> Ite
                 yield lambda chooser=chooser: chooser  # type: ignore[misc]
         else:
             moved = _with_moved_switches(choices, source)
-            yield lambda moved=moved: _Moved(moved)  # type: ignore[misc]
+            yield lambda moved=moved: Moved(moved)  # type: ignore[misc]
 
 
 def _with_moved_switches(choices: tuple[int, ...], source: random.Random) -> tuple[int, ...]:
@@ -217,7 +217,7 @@ def _with_moved_switches(choices: tuple[int, ...], source: random.Random) -> tup
     return tuple(moved)
 
 
-class _Moved:
+class Moved:
     """Follows choices where they are possible, else goes on without preemption."""
 
     every_step = False

@@ -14,14 +14,14 @@ RACE = '''"""{title}
 
 from pathlib import Path
 
-from storecheck.counterexample import load, replay
+from storecheck.counterexample import load
+from storecheck.report.examples import reproduce
 
 
 def test_{name}() -> None:
     """{promise}"""
-    document = load(Path(__file__).with_name("counterexample.json"))
-    replayed = replay(document)
-    assert replayed.finding is None, replayed.finding.message
+    finding = reproduce(load(Path(__file__).with_name("counterexample.json")))
+    assert finding is None, finding.message
 '''
 
 CRASH = '''"""{title}

@@ -150,18 +150,21 @@ def load(path: Path) -> ToldCounterexample:
         raise CounterexampleError(f"{path}: {error}") from error
 
 
-def attach(error: BaseException, *, player: str, lines: Iterable[str], first_steps: int | None = None) -> None:
+def attach(
+    error: BaseException, *, player: str, lines: Iterable[str], title: str = "", first_steps: int | None = None
+) -> None:
     """Give an exception its counterexample, for the report to find.
 
     Args:
         error: what the test raises.
         player: see `ToldCounterexample`.
         lines: the calls of the failing run.
+        title: one line; the first of the exception's text if left out.
         first_steps: calls of the first failing run, before shrinking.
     """
     message = "\n".join(line for line in str(error).splitlines() if line.strip()) or type(error).__name__
     told: Any = error
     told.counterexample = ToldCounterexample(
-        title=message.splitlines()[0], player=player, calls=tuple(lines), finding=message
+        title=title or message.splitlines()[0].rstrip(":"), player=player, calls=tuple(lines), finding=message
     )
     told.found_sizes = None if first_steps is None else {"steps": first_steps}

@@ -129,7 +129,8 @@ def hold(report: CrashReport, scenario: Scenario, oracle: Oracle) -> None:
         error = AssertionError(str(report))
         failure = report.failures[0]
         begun = oracle.window(failure.state).begun
-        attach(error, player=PLAYER, lines=_scenario_lines(scenario, failure.state, steps=max(begun, 1)))
+        lines = _scenario_lines(scenario, failure.state, steps=max(begun, 1))
+        attach(error, player=PLAYER, lines=lines, title=str(failure.violation))
         raise error
 
 

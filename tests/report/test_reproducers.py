@@ -6,6 +6,7 @@ runs the written files in processes of their own, with the planted bug and witho
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,8 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from storecheck import Operation, PreemptionBounded, Program, process
+from storecheck.counterexample import from_failure, replay
+from storecheck.explore import explore
 from storecheck.report.document import KIND_NAMES, load
+from storecheck.report.examples import reproduce
 from storecheck.report.reproducer import CRASH, RACE, TOLD, reproducer
+from storecheck.runner import Execution
+from storecheck.schedule import ReplayDiverged
 from tests.report.making import CASES, FAILING_TESTS, GOLDEN, NAMES, FailingTest
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +91,26 @@ def test_the_golden_reproducers_are_what_is_written_now(name: str) -> None:
         title=example.title,
         promise=example.promise_text,
     )
+
+
+def lost(execution: Execution) -> str | None:
+    """What is wrong with three additions."""
+    return None if execution.files()["counter"] == b"3" else "an addition is lost"
+
+
+def test_a_mended_program_passes_where_the_schedule_is_no_longer_possible() -> None:
+    """With a lock, the second of three processes waits where the schedule has it go on: that is no failure."""
+    add = process(Operation("add", {"amount": 1}))
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add, add, add), files={"counter": b"0"})
+    failure = explore(program, strategy=PreemptionBounded(1), check=lost, shrink_program=False).failure
+    assert failure is not None
+    document = from_failure(failure, title="t", verdict="v", check=f"{__name__}:lost")
+    locked = dataclasses.replace(document.program, adapter="storecheck.adapters:LockedCounter")
+    # P1 has the lock after a few calls; a schedule that then wants P2 to go on is not possible.
+    mended = dataclasses.replace(document, program=locked, choices=(0,) * 4 + (1,) * 20)
+    found = reproduce(document)
+    assert found is not None
+    assert found.message == "an addition is lost"
+    with pytest.raises(ReplayDiverged):
+        replay(mended)
+    assert reproduce(mended) is None
