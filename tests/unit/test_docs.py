@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_the_quick_start_runs(
     run_examples(ROOT / "docs/quickstart.md", monkeypatch, tmp_path)
 
     assert "doctor --repair" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("beginning", "source"), [("@rule(", "tests/stateful/machines.py"), ("Mutant(", "models/mutants/caching.py")]
+)
+def test_what_is_quoted_stands_in_the_source(beginning: str, source: str) -> None:
+    """The rule and the planted bug that the documentation shows are those that the project has."""
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    (quoted,) = (block for block in CODE_BLOCK.findall(page) if block.startswith(beginning))
+
+    assert textwrap.indent(quoted, "    ") in (ROOT / source).read_text(encoding="utf-8")
 
 
 def test_links_between_pages_lead_somewhere() -> None:
