@@ -7,6 +7,7 @@ oracle can see: files, answers, and which operation was over when another began.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,24 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from storecheck import Dpor, Execution, Exhausted, MachineParameters, Operation, ProcessProgram, Program, process
+from models.mutants import mutant_by_id
+from models.mutants.interleaving import RACE_OF
+from models.searches import RACES
+from storecheck import (
+    Dpor,
+    Execution,
+    Exhausted,
+    MachineParameters,
+    Operation,
+    PreemptionBounded,
+    ProcessProgram,
+    Program,
+    process,
+)
 from storecheck.explore import explore
 from storecheck.runner import Runner
 from storecheck.schedule import UNBOUNDED, Strategy
+from storecheck.syscalls import Transform
 from tests.storecheck.test_explore import ADD, counting, no_addition_lost
 
 TIMELESS = MachineParameters(step_ns=0, time_choice="all")
@@ -112,10 +127,14 @@ UNBOUNDED_EXECUTIONS_MAX = 12_000
 
 
 def outcomes(
-    program: Program, strategy: Strategy, *, executions_max: int = UNBOUNDED_EXECUTIONS_MAX
+    program: Program,
+    strategy: Strategy,
+    *,
+    executions_max: int = UNBOUNDED_EXECUTIONS_MAX,
+    transform: Transform | None = None,
 ) -> tuple[set[object], int]:
     """The outcomes that a strategy reaches within a number of runs, and the runs it took: fewer if it was through."""
-    runner, search, found, runs = Runner(program), strategy.search(program), set(), 0
+    runner, search, found, runs = Runner(program, transform=transform), strategy.search(program), set(), 0
     with runner.collecting():
         while runs < executions_max and (chooser := search.next_chooser()) is not None:
             execution = runner.run(chooser, step_log=search.step_log())
@@ -213,6 +232,20 @@ def test_reduction_reaches_the_same_outcomes_on_drawn_programs(programs: st.Sear
         assert reduced >= plain if many == DRAWN_EXECUTIONS else reduced == plain
 
     both_agree()
+
+
+STORE_EXECUTIONS, STORE_REDUCED_EXECUTIONS = 60, 200
+
+
+def test_reduction_misses_no_outcome_of_the_store_with_any_planted_bug() -> None:
+    """Where it goes through the store's schedules, it has met every outcome that one preemption brings about."""
+    race = dataclasses.replace(RACES["a file that appears"].program, machine=TIMELESS)
+    for bug in RACE_OF:
+        transform = mutant_by_id(bug).transform
+        reduced, few = outcomes(race, Dpor(), executions_max=STORE_REDUCED_EXECUTIONS, transform=transform)
+        assert few < STORE_REDUCED_EXECUTIONS, bug
+        met, _ = outcomes(race, PreemptionBounded(1), executions_max=STORE_EXECUTIONS, transform=transform)
+        assert met <= reduced, bug
 
 
 def test_the_claim_is_exhaustive() -> None:
