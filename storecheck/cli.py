@@ -9,10 +9,12 @@ not here.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -34,7 +36,29 @@ EXECUTIONS_DEFAULT = 2_000
 """Schedules that `run` executes unless told otherwise: a few seconds for a small program."""
 
 
-@click.group()
+class _Commands(click.Group):
+    """Says what to install where the extra `verify` is missing, and with it the simulator or the page."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if not is_of_the_extra(error.name or ""):
+                raise
+            raise click.UsageError(
+                f"{error.name} is not installed. Install what the verifier needs: "
+                "python3 -m pip install 'sessionstore[verify]' (in a clone: '.[verify]')."
+            ) from error
+
+
+def is_of_the_extra(module: str) -> bool:
+    """Whether the extra `verify` brings the module, as the package's metadata says."""
+    top = module.partition(".")[0]
+    required = importlib.metadata.requires("sessionstore") or ()
+    return any("extra ==" in each and re.split(r"[^\w-]", each)[0] in (top, f"pytest-{top}") for each in required)
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="sessionstore")
 def main() -> None:
     """Look at what a run of the verifier found."""

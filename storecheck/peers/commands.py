@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from storecheck.peers.contract import factory_at, first_files
 from storecheck.peers.examine import examine, table, write_counterexamples
 
 
@@ -15,12 +16,21 @@ def run_adapter(path: str, *, out: Path | None) -> int:
     Returns the exit status: 0 everything that the store promises was kept as far as was looked, 1 it was not.
 
     Raises:
-        click.UsageError: the adapter cannot be imported.
+        click.UsageError: there is no such adapter, or it cannot make a store.
     """
     try:
-        found = examine(path)
+        factory_at(path)
     except (ImportError, AttributeError) as error:
         raise click.UsageError(f"adapter {path} cannot be imported: {error}") from error
+    try:
+        first_files(path)
+    except Exception as error:
+        # Whatever it is: of a store that does not work when it is alone nothing can be said.
+        raise click.UsageError(
+            f"{path} makes no store in an empty directory ({type(error).__name__}: {error}). Name a function that "
+            "takes a directory and returns an adapter, as storecheck.peers.protocol says."
+        ) from error
+    found = examine(path)
     for line in table({path: found}):
         click.echo(line)
     if out is not None:
