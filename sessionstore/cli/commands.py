@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -32,11 +33,11 @@ from sessionstore.cli import (
     stress,
 )
 from sessionstore.cli import status as status_report
-from sessionstore.cli.survey import survey
+from sessionstore.cli.survey import has_file, survey
 from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table, to_stderr, to_stdout
 from sessionstore.draft import Draft
 from sessionstore.encoding import MAX_DEPTH, InvalidJSONError, decode_entry, nesting_depth
-from sessionstore.errors import StoreError
+from sessionstore.errors import LockTimeoutError, StoreError
 from sessionstore.settings import MAX_LOCK_TIMEOUT_S, Settings, misread_variables
 from sessionstore.snapshot import Snapshot, normalise_key
 from sessionstore.store import SessionStore
@@ -96,6 +97,8 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             to_stderr("interrupted")
             ctx.exit(INTERRUPTED)
+        except LockTimeoutError as error:
+            raise _Failure(_told_timeout(error)) from error
         except StoreError as error:
             raise _Failure(str(error)) from error
         except OSError as error:
@@ -103,6 +106,13 @@ class _Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise
             raise _Failure(str(error)) from error
+
+
+def _told_timeout(error: LockTimeoutError) -> str:
+    """As the error says it, with the option of the command instead of the settings of the library."""
+    holder = "another writer" if error.holder_pid is None else f"process {error.holder_pid}"
+    waited = f"waited {error.waited_s:.3f} s for the write lock, held by {holder}"
+    return f"{error.path}: {waited}. Nothing was written. Try again, or give a larger --lock-timeout."
 
 
 class _LogToStderr(logging.Handler):
@@ -245,7 +255,11 @@ def _iso_time(time_ms: float | None) -> str:
 @click.pass_context
 def list_sessions(ctx: click.Context, *, as_json: bool) -> None:
     """List all sessions, the newest first: key, time of the last update, size of the entry in bytes, label."""
-    sessions = _listed(ctx.ensure_object(Target).open().load(skip_cache=True))
+    target = ctx.ensure_object(Target)
+    snapshot = target.open().load(skip_cache=True)
+    if snapshot.content is None:
+        to_stderr(printable(f"{target.path}: there is no file, so there are no sessions"))
+    sessions = _listed(snapshot)
     if as_json:
         _print_json(
             [
@@ -262,7 +276,7 @@ def list_sessions(ctx: click.Context, *, as_json: bool) -> None:
         return
     rows = [
         (
-            printable(session.key) or '""',
+            _shown_key(session.key),
             _iso_time(session.updated_at),
             f"{session.size_bytes:,}",
             printable(session.label) if isinstance(session.label, str) else "",
@@ -272,7 +286,13 @@ def list_sessions(ctx: click.Context, *, as_json: bool) -> None:
     to_stdout("\n".join(table(("KEY", "UPDATED", "BYTES", "LABEL"), rows, right=frozenset({"BYTES"}))))
 
 
-def _no_such_session(path: str, key: str) -> _Failure:
+def _shown_key(key: str) -> str:
+    return printable(key) or '""'
+
+
+def _no_such_session(path: str, key: str, *, exists: bool) -> _Failure:
+    if not exists:
+        return _Failure(f"{path}: there is no file, so no session {key!r} either. Is --store right?")
     return _Failure(f"{path}: no session {key!r}. `sessionstore --store {path} list` shows the keys.")
 
 
@@ -285,7 +305,7 @@ def show(ctx: click.Context, key: str) -> None:
     target = ctx.ensure_object(Target)
     snapshot = target.open().load(skip_cache=True)
     if key not in snapshot:
-        raise _no_such_session(target.path, key)
+        raise _no_such_session(target.path, key, exists=snapshot.content is not None)
     ordinals = snapshot.index.table.ordinals[normalise_key(key)]
     text = snapshot.entry_bytes(snapshot.winner(ordinals)).decode("utf-8")
     # One level less of indentation, as the entry stands alone here. Line breaks in strings are escaped, so every one
@@ -300,9 +320,13 @@ def show(ctx: click.Context, key: str) -> None:
 @click.pass_context
 def set_session(ctx: click.Context, key: str, entry_text: str) -> None:
     """Replace the whole entry of session KEY by JSON, an object, or create it. `-` reads the object from stdin."""
-    entry = _decode(sys.stdin.buffer.read() if entry_text == "-" else os.fsencode(entry_text))
+    if not normalise_key(key):
+        raise click.BadParameter("it is empty, as an unset variable is. Give the key of a session.", param_hint="KEY")
+    # A file that is sent through a pipe may begin with a byte order mark, as a store file may.
+    entry = _decode(sys.stdin.buffer.read().removeprefix(BOM_UTF8) if entry_text == "-" else os.fsencode(entry_text))
     target = ctx.ensure_object(Target)
     settings = target.settings()
+    has_file(target.path)
 
     def put(draft: Draft) -> bool:
         existed = key in draft
@@ -313,7 +337,7 @@ def set_session(ctx: click.Context, key: str, entry_text: str) -> None:
     outcome = "unchanged" if not done.written else "replaced" if done.result else "created"
     if outcome == "created":
         cleanup.warn(target.path, done.snapshot, settings, active_session=key)
-    to_stdout(f"{outcome} {printable(normalise_key(key))}")
+    to_stdout(f"{outcome} {_shown_key(normalise_key(key))}")
 
 
 @sessionstore.command()
@@ -323,6 +347,8 @@ def set_session(ctx: click.Context, key: str, entry_text: str) -> None:
 def remove(ctx: click.Context, key: str) -> None:
     """Remove session KEY, under all spellings of it. Exit status 1 if there is none."""
     target = ctx.ensure_object(Target)
+    if not has_file(target.path):
+        raise _no_such_session(target.path, key, exists=False)
 
     def take_out(draft: Draft) -> bool:
         existed = key in draft
@@ -331,8 +357,8 @@ def remove(ctx: click.Context, key: str) -> None:
         return existed
 
     if not target.open().update(take_out).result:
-        raise _no_such_session(target.path, key)
-    to_stdout(f"removed {printable(normalise_key(key))}")
+        raise _no_such_session(target.path, key, exists=True)
+    to_stdout(f"removed {_shown_key(normalise_key(key))}")
 
 
 @sessionstore.command(name="cleanup")
@@ -398,9 +424,9 @@ def diagnose(ctx: click.Context, *, repairing: bool) -> None:
     if repairing:
         _tell(doctor.told_repair(repair.repair(target.path, lock_timeout_s=target.lock_timeout_s)))
         findings = list(doctor.findings(survey(target.path)))
-    problems = [finding.text for finding in findings if finding.level == "problem"]
+    problems = [finding for finding in findings if finding.level == "problem"]
     if problems:
-        raise _Failure(f"{target.path}: {problems[0]}")
+        raise _Failure(f"{target.path}: {problems[0].name or problems[0].text}")
 
 
 def _megabytes(size_bytes: int | None) -> str:
@@ -523,7 +549,7 @@ def run_stress(
 def run_measure(ctx: click.Context, *, rounds: int, as_json: bool) -> None:
     """Time the store's operations on this machine and disk, on a copy of this store next to it.
 
-    Without a store, a made-up one of 1 MB is measured. Cached means as the environment's limits allow.
+    Without a store, a made-up one of 0.9 MB is measured. Cached means as the environment's limits allow.
     """
     path = os.path.realpath(ctx.ensure_object(Target).path)
     with scratch.scratch_directory(os.path.dirname(path)) as directory:
@@ -548,7 +574,7 @@ def run_measure(ctx: click.Context, *, rounds: int, as_json: bool) -> None:
             }
         )
         return
-    to_stdout(f"{printable(path)}: {size_bytes:,} bytes, {rounds} rounds, medians")
+    to_stdout(f"{printable(path)}: {size_bytes:,} bytes, {counted(rounds, 'round')}, medians")
     rows = [
         (
             timing.operation,

@@ -27,11 +27,12 @@ _MAX_FOREIGN_LOCK_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know, and lines of detail."""
+    """One thing to know, and lines of detail. `name` is what a problem is called where the text has been told."""
 
     level: Level
     text: str
     details: tuple[str, ...] = ()
+    name: str = ""
 
 
 def findings(found: Survey) -> Iterator[Finding]:
@@ -75,22 +76,27 @@ def _of_corruption(found: Survey) -> Iterator[Finding]:
         yield Finding("problem", f"the file cannot be read again: {error}")
         return
     saved = salvage(raw)
+    # What stopped the reader is often the first thing that the salvage met, which knows the session as well.
+    first_met = next((problem for problem in saved.problems if problem.offset == first.offset), None)
+    told = Problem(first.offset, first.reason) if first_met is None else first_met
+    place = f"corrupt at {_place(raw, first.offset)}"
     yield Finding(
         "problem",
-        f"corrupt at {_place(raw, first.offset)}: {first.reason}. Programs refuse to read or write it.",
-        () if any(problem.offset == first.offset for problem in saved.problems) else excerpt(raw, first.offset),
+        f"{place}: {_told(told)}. Programs refuse to read or write it.",
+        excerpt(raw, first.offset),
+        name=place,
     )
-    for problem in saved.problems[:MAX_TOLD_PROBLEMS]:
-        yield Finding("problem", _told(raw, problem), excerpt(raw, problem.offset))
-    untold = len(saved.problems) - MAX_TOLD_PROBLEMS + saved.untold
+    others = [problem for problem in saved.problems if problem is not first_met]
+    for problem in others[:MAX_TOLD_PROBLEMS]:
+        yield Finding("problem", f"{_place(raw, problem.offset)}: {_told(problem)}", excerpt(raw, problem.offset))
+    untold = len(others) - MAX_TOLD_PROBLEMS + saved.untold
     if untold > 0:
         yield Finding("problem", f"{untold} more problems of this kind")
     yield Finding("remark", f"--repair would keep {outcome(saved)}")
 
 
-def _told(raw: bytes, problem: Problem) -> str:
-    consequence = f"; {problem.consequence}" if problem.consequence else ""
-    return f"{_place(raw, problem.offset)}: {problem.reason}{consequence}"
+def _told(problem: Problem) -> str:
+    return f"{problem.reason}; {problem.consequence}" if problem.consequence else problem.reason
 
 
 def _place(raw: bytes, offset: int) -> str:

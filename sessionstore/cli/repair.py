@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sessionstore import process
-from sessionstore.cli.survey import CORRUPT_COPY_MARK
+from sessionstore.cli.survey import CORRUPT_COPY_MARK, has_file
 from sessionstore.content import Content
 from sessionstore.encoding import (
     MAX_DEPTH,
@@ -334,12 +334,11 @@ def repair(path: str, *, lock_timeout_s: float) -> Repair:
     Raises:
         LockTimeoutError: another writer held the lock too long. Nothing is written.
         ConflictError: a program that does not take the lock changed the file meanwhile. Only the copy is there.
+        StoreError: it is no regular file. It is left alone, and gets no lock file.
         OSError: the disk refused; the file is as it was.
     """
     resolved = resolve(os.path.abspath(path))
-    try:
-        os.lstat(resolved)
-    except FileNotFoundError:
+    if not has_file(path):
         return Repair(None, None, Swept(0, ()))
     lock = WriteLock(resolved, process.PROCESS.path_lock(resolved), timeout_s=lock_timeout_s)
     try:

@@ -145,6 +145,22 @@ def survey(path: str) -> Survey:
     return Survey(absolute, resolved, content, unreadable, settings, misread, lock_state(resolved), neighbours)
 
 
+def has_file(path: str) -> bool:
+    """Whether the store has a file. For commands that write: neither a directory above it nor a lock beside it is made.
+
+    Raises:
+        StoreError: there is something, but no regular file; it must not get a lock file, either.
+        OSError: the system does not let this user see.
+    """
+    try:
+        status = os.stat(resolve(os.path.abspath(path)))
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
+    return True
+
+
 def examine(path: str) -> Content:
     """Read and check the store file.
 

@@ -82,6 +82,8 @@ def test_the_subcommands_are_those_of_the_contract() -> None:
         ["set", "a", '{"x":' * 100_000],
         ["set", "a", '{"x": "\udcff"}'],
         ["set", "\udcff", "{}"],
+        ["set", "", "{}"],
+        ["set", " \t", "{}"],
         ["--lock-timeout", "-1", "list"],
         ["--lock-timeout", "nan", "list"],
         ["stress", "--target-kb", "0"],
@@ -140,7 +142,9 @@ def test_a_held_lock_is_told_with_its_holder(arguments: list[str], stored: Path)
     finally:
         os.close(descriptor)
     assert done.returncode == 1
-    assert_one_message(done.stderr.decode(), contains=["held the write lock", str(os.getpid())])
+    assert_one_message(
+        done.stderr.decode(), contains=["for the write lock", f"held by process {os.getpid()}", "--lock-timeout"]
+    )
     assert stored.read_bytes() == before
 
 
@@ -447,7 +451,9 @@ def test_list_shows_each_session_once_the_newest_first(store_path: Path) -> None
 def test_a_missing_store_is_listed_as_empty_and_not_created(store_path: Path) -> None:
     """CLI1: reading a store that is not there yet succeeds and makes no file."""
     assert invoke("--store", str(store_path), "list", "--json").stdout == "[]\n"
-    assert invoke("--store", str(store_path), "list").stdout == "KEY  UPDATED  BYTES  LABEL\n"
+    listed = invoke("--store", str(store_path), "list")
+    assert listed.stdout == "KEY  UPDATED  BYTES  LABEL\n"
+    assert listed.stderr == f"{store_path}: there is no file, so there are no sessions\n"
     assert invoke("--store", str(store_path), "cleanup", "--enforce").stdout == "nothing to do\n"
     assert list(store_path.parent.iterdir()) == []
 
@@ -470,6 +476,51 @@ def test_a_session_that_is_not_there_is_status_1(verb: str, stored: Path) -> Non
     assert done.stdout == ""
     assert_one_message(done.stderr, contains=["no session 'nobody'", "list"])
     assert stored.stat().st_mtime_ns == before
+
+
+@pytest.mark.promise("CLI1")
+@pytest.mark.parametrize("verb", ["show", "remove"])
+def test_a_mistyped_path_is_told_and_nothing_is_made_there(verb: str, tmp_path: Path) -> None:
+    """CLI1: without a file the message says so, and neither directories nor a lock file come into being."""
+    mistyped = tmp_path / "mistyped" / "sessions.json"
+    done = invoke("--store", str(mistyped), verb, "nobody")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert_one_message(done.stderr, contains=[str(mistyped), "there is no file", "'nobody'"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.promise("CLI1")
+@pytest.mark.parametrize(
+    "arguments", [["set", "a", "{}"], ["remove", "a"], ["cleanup", "--enforce"], ["doctor", "--repair"]]
+)
+def test_what_is_no_regular_file_gets_no_lock_file(arguments: list[str], tmp_path: Path) -> None:
+    """CLI1: a pipe (or a device) in the store's place is refused before anything is made beside it."""
+    pipe = tmp_path / "sessions.json"
+    os.mkfifo(pipe)
+    done = invoke("--store", str(pipe), *arguments)
+    assert done.exit_code == 1
+    assert_one_message(done.stderr, contains=["not a regular file"])
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.promise("CLI1", "KEY1")
+def test_an_empty_key_of_another_program_is_shown_and_can_be_removed(store_path: Path) -> None:
+    """KEY1: this command makes no empty key, but takes one that is there for what it is."""
+    store_path.write_bytes(b'{"": {"n": 1}, "a": {}}')
+    assert '""  ' in invoke("--store", str(store_path), "list").stdout
+    assert invoke("--store", str(store_path), "show", "").stdout == '{"n": 1}\n'
+    assert invoke("--store", str(store_path), "remove", "").stdout == 'removed ""\n'
+    assert list(SessionStore(store_path).load()) == ["a"]
+
+
+@pytest.mark.promise("CLI1")
+def test_set_takes_a_byte_order_mark_from_stdin(stored: Path) -> None:
+    """CLI1: one at the beginning is no part of the entry, as in a store file; a second one is refused."""
+    mark = "\ufeff".encode()
+    done = invoke("--store", str(stored), "set", "new", "-", stdin=mark + b'{"n": 1}')
+    assert (done.exit_code, SessionStore(stored).read("new")) == (0, {"n": 1})
+    assert invoke("--store", str(stored), "set", "new", "-", stdin=mark + mark + b"{}").exit_code == 2
 
 
 @pytest.mark.promise("CLI1", "KEY1", "WRITE7")

@@ -236,6 +236,21 @@ def test_repair_sets_the_exact_bytes_aside_and_leaves_a_readable_store(kind: str
     assert invoke("--store", str(store_path), "doctor").exit_code == 0
 
 
+@pytest.mark.promise("READ2", "CLI1")
+def test_a_problem_is_explained_once(store_path: Path) -> None:
+    """READ2: what stops programs and what a repair does about it is one finding; stderr only names it."""
+    store_path.write_bytes(b'{"a": {}, "b": 3, "c": {}')
+    done = invoke("--store", str(store_path), "doctor")
+    lines = done.stdout.splitlines()
+    assert lines[0] == (
+        "problem: corrupt at byte 15 (line 1, column 16): session 'b': an entry is not an object; "
+        "this entry is lost. Programs refuse to read or write it."
+    )
+    assert lines[3].startswith("problem: byte 25 (line 1, column 26): the file ends")
+    assert sum(line.startswith("problem: ") for line in lines) == 2
+    assert done.stderr == f"Error: {store_path}: corrupt at byte 15 (line 1, column 16)\n"
+
+
 @pytest.mark.promise("READ2")
 @pytest.mark.parametrize("raw", [b"", b"\0" * 4096])
 def test_an_empty_file_becomes_an_empty_store_only_by_repair(raw: bytes, store_path: Path) -> None:
@@ -307,7 +322,7 @@ def test_repair_waits_for_the_write_lock(store_path: Path) -> None:
     finally:
         os.close(descriptor)
     assert done.exit_code == 1
-    assert_one_message(done.stderr, contains=["held the write lock", "Nothing was written"])
+    assert_one_message(done.stderr, contains=["for the write lock, held by", "Nothing was written"])
     assert store_path.read_bytes() == b"{"
     assert copies(store_path) == []
 
