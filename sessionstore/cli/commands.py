@@ -195,7 +195,7 @@ def sessionstore(ctx: click.Context, lock_timeout_s: float) -> None:
     """Look at, change, repair and measure a store of sessions in one JSON file.
 
     Results go to stdout, progress and logs to stderr. Exit status: 0 all is well, 1 the store has a problem or has no
-    such session, 2 wrong usage.
+    such session, 2 wrong usage, 130 and 143 ended by Ctrl-C or SIGTERM.
     """
     if math.isnan(lock_timeout_s):
         raise click.BadParameter("give seconds", param_hint="--lock-timeout")
