@@ -224,9 +224,15 @@ def is_corrupt(content: bytes | None) -> bool:
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
+def as_text(text: str) -> str:
+    """The text that a reader of the file gets: two surrogates in a row are one character."""
+    read: str = json.loads(json.dumps(str.__str__(text)))
+    return read
+
+
 def normalise(key: str) -> str:
     """The name under which a session is looked up and written."""
-    return key.strip(JS_WHITE_SPACE).lower()
+    return as_text(key).strip(JS_WHITE_SPACE).lower()
 
 
 def _age_rank(entry: Mapping[str, object]) -> float | int:
@@ -309,9 +315,7 @@ def _plain(value: object, *, session_key: str, path: str, depth: int) -> object:
         raise UnstorableError(session_key=session_key, value_path=path, reason=reason)
     if isinstance(value, dict):
         return {
-            str.__str__(name): _plain(
-                member, session_key=session_key, path=f"{path}[{json.dumps(name)}]", depth=depth + 1
-            )
+            as_text(name): _plain(member, session_key=session_key, path=f"{path}[{json.dumps(name)}]", depth=depth + 1)
             for name, member in value.items()
         }
     if isinstance(value, (list, tuple)):
@@ -321,9 +325,11 @@ def _plain(value: object, *, session_key: str, path: str, depth: int) -> object:
         ]
     if value is None or isinstance(value, bool):
         return value
-    for kind in (str, int, float):
+    if isinstance(value, str):
+        return as_text(value)
+    for kind in (int, float):
         if isinstance(value, kind):
-            return kind.__str__(value) if kind is str else kind(value)
+            return kind(value)
     raise AssertionError(f"{value!r} is of no JSON type, but was not refused")
 
 
@@ -399,8 +405,8 @@ def _replaced(before: tuple[RawEntry, ...], sessions: Mapping[str, object]) -> t
     """The entries after `save`: the given keys in the given order; equal entries keep their bytes."""
     by_key = {raw.key: raw for raw in before}
     after: list[RawEntry] = []
-    for key, entry in sessions.items():
-        text = encode(plain(key, entry))
+    for given, entry in sessions.items():
+        key, text = as_text(given), encode(plain(given, entry))
         old = by_key.get(key)
         if old is not None and encode(old.value()) == text:
             after.append(old)

@@ -71,6 +71,7 @@ _ODD_TEXTS = (
     "مرحبا \u202e right to left",
     "\ufeffbyte order mark",
     *_LONE_SURROGATES,
+    "\ud83d\ude00 in two halves",
 )
 _FIELDS = ("label", "model", "note", "lastHeartbeatText", "deliveryContext", "x-vendor", "ünbekannt", "totalTokens")
 

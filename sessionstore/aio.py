@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 from sessionstore.draft import Draft
 from sessionstore.settings import Settings
 from sessionstore.snapshot import Snapshot
-from sessionstore.store import Edit, SessionStore, Stats, Updated, encode_all
+from sessionstore.store import Edit, SessionStore, Stats, Updated, encode_all, refuse_unrun
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ class AsyncSessionStore:
             result = mutator(draft)
             if inspect.isawaitable(result):
                 result = await result
+            refuse_unrun(result)
         return edit.updated(result)
 
     async def save(self, sessions: Mapping[str, Mapping[str, Any]], *, active_session: str | None = None) -> Snapshot:
@@ -158,6 +159,7 @@ class AsyncEdit:
                 break
             except BaseException:
                 self._is_left_to_thread = True
+                self.sync.leave_to_thread()
                 work.add_done_callback(lambda _: self.sync.release_twice())
                 raise
         if cancelled is not None:

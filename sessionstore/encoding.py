@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,19 @@ def decode_entry(text: bytes) -> dict[str, Any]:
     return value
 
 
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def as_json_reads(text: str) -> str:
+    r"""`text` as a reader of the file will have it: two surrogates in a row are one character there.
+
+    Spelled `\ud83d\ude00` in the file, they come back as U+1F600. Two strings that differ only in that are one key.
+    """
+    if text.isascii() or not _SURROGATE_PAIR.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 _CONTAINERS = (dict, list)  # all that the decoder makes
 
 
@@ -125,20 +139,24 @@ class _Copier:
 
     def copy(self, value: object, path: tuple[object, ...]) -> Any:
         kind = type(value)
-        if kind is str or value is None or kind is bool:
+        if kind is str:
+            return as_json_reads(value)  # type: ignore[arg-type]
+        if value is None or kind is bool:
             return value
         if kind is int:
             return self._integer(value, path)
         if isinstance(value, dict | list | tuple):
             return self._container(value, path)
         if isinstance(value, float):
-            if not math.isfinite(value):
-                raise self.refuse(path, f"{float(value)} is not JSON")
-            return float(value)
+            # Not float(value): a subclass may say something else there.
+            plain = float.__float__(value)
+            if not math.isfinite(plain):
+                raise self.refuse(path, f"{plain} is not JSON")
+            return plain
         if isinstance(value, str):
-            return str.__str__(value)
+            return as_json_reads(str.__str__(value))
         if isinstance(value, int):
-            return self._integer(int(value), path)
+            return self._integer(int.__int__(value), path)
         raise self.refuse(path, f"{kind.__name__} cannot be stored as JSON")
 
     def _integer(self, value: Any, path: tuple[object, ...]) -> int:
@@ -161,7 +179,7 @@ class _Copier:
             for key, item in list(value.items()):
                 if not isinstance(key, str):
                     raise self.refuse(path, f"key {key!r} is {type(key).__name__}, not a string")
-                plain = str.__str__(key)
+                plain = as_json_reads(str.__str__(key))
                 if plain in copy:
                     raise self.refuse(path, f"two keys are spelled {plain!r}")
                 copy[plain] = self.copy(item, (*path, plain))

@@ -12,6 +12,13 @@ import os
 from typing import Any
 
 
+def command_for(path: str) -> str:
+    """The command on this store as a shell takes it, for messages that say what to do next."""
+    import shlex
+
+    return f"sessionstore --store {shlex.quote(path)}"
+
+
 class StoreError(Exception):
     """Base of every error that the store raises itself."""
 
@@ -43,7 +50,7 @@ class CorruptStoreError(StoreError, ValueError):
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(
             f"{path}: {reason} (at byte {offset}). Nothing was changed. Restore the file from a backup, or run "
-            f"`sessionstore --store {path} doctor --repair` to set the bytes aside and keep what can be read."
+            f"`{command_for(path)} doctor --repair` to set the bytes aside and keep what can be read."
         )
         self.path = path
         self.offset = offset

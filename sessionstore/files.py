@@ -391,7 +391,8 @@ def require_writable(path: str) -> None:
     Raises:
         PermissionError: as opening it for writing would.
     """
-    if not os.access(path, os.W_OK):
+    # One that is gone is no one's to refuse: what comes next tells what that means.
+    if not os.access(path, os.W_OK) and os.access(path, os.F_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
@@ -549,13 +550,14 @@ def _give_name(temporary: str, name: str) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-    # A rename would replace a file of that name. So the name is taken first, by an empty file of ours.
-    os.close(os.open(name, _CREATE_FLAGS, 0o600))
+    # A rename would replace a file of that name, so it is looked for; whoever else makes such names waits for the lock.
+    # An empty file of ours could take the name first, but a power cut would leave it there as a backup.
     try:
+        os.lstat(name)
+    except FileNotFoundError:
         os.replace(temporary, name)
-    except BaseException:
-        os.unlink(name)
-        raise
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
 def _candidates(wanted: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ excludes and is excluded; it also does the work where there is no `flock`.
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import contextvars
@@ -94,12 +95,16 @@ class _KernelWait:
 
     Nobody listening any more (`abandon`) means that it gives the lock back as soon as it gets it; until then a later
     writer of this process may listen again, so that at most one thread per file waits.
+
+    Made of locks alone, whose methods are single calls: `threading.Condition` and `Thread` are written in Python, and a
+    signal handler that raises inside them leaves their inner lock held for good, or released twice.
     """
 
-    __slots__ = ("_condition", "_descriptor", "_error", "_listening", "_state")
+    __slots__ = ("_descriptor", "_error", "_listening", "_mutex", "_over", "_state")
 
     def __init__(self, descriptor: int) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._over = threading.Lock()  # free once the wait is over; who gets it gives it back
         self._descriptor = descriptor
         self._error: OSError | None = None
         self._listening = True
@@ -107,7 +112,8 @@ class _KernelWait:
 
     def start(self) -> None:
         """Begin to wait. Raises `RuntimeError` if no thread can be started."""
-        threading.Thread(target=self._wait, name="sessionstore-lock", daemon=True).start()
+        self._over.acquire()
+        _thread.start_new_thread(self._wait, ())
 
     def _wait(self) -> None:
         error: OSError | None = None
@@ -115,7 +121,7 @@ class _KernelWait:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         except OSError as caught:
             error = caught
-        with self._condition:
+        with self._mutex:
             self._error = error
             if self._listening and error is None:
                 self._state = "granted"
@@ -124,30 +130,39 @@ class _KernelWait:
                 _unlock(self._descriptor)
                 with contextlib.suppress(OSError):
                     os.close(self._descriptor)
-            self._condition.notify_all()
+        self._over.release()
 
     def listen_again(self) -> bool:
         """Whether the wait still goes on; then this caller is the one it goes on for."""
-        with self._condition:
+        with self._mutex:
             self._listening = self._state == "waiting"
             return self._listening
 
     def take_into(self, lock: WriteLock, timeout_s: float) -> bool:
         """Give the locked descriptor to `lock`; False if the time was over first. Raises what flock raised."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._state != "waiting", timeout_s)
-            if self._error is not None:
-                raise self._error
-            if self._state != "granted":
+        end_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        while True:
+            with self._mutex:
+                if self._error is not None:
+                    raise self._error
+                if self._state == "granted":
+                    # No call between these lines, so no signal handler: the descriptor always belongs to one of the
+                    # two.
+                    lock.descriptor = self._descriptor
+                    self._state = "over"
+                    return True
+                if self._state == "over":
+                    return False
+            rest_s = (end_ns - time.monotonic_ns()) / 1e9
+            if rest_s <= 0:
                 return False
-            # No call between these lines, so no signal handler: the descriptor always belongs to one of the two.
-            lock.descriptor = self._descriptor
-            self._state = "over"
-            return True
+            # In slices: one who was interrupted between these two calls leaves it taken.
+            if self._over.acquire(timeout=min(rest_s, _LOST_WAKE_S)):
+                self._over.release()
 
     def abandon(self) -> bool:
         """Stop listening. True if nothing is left of the wait, False if its thread still waits."""
-        with self._condition:
+        with self._mutex:
             self._listening = False
             if self._state == "granted":
                 self._state = "over"
@@ -180,6 +195,9 @@ def _current_task() -> object | None:
         return task
     except RuntimeError:
         return None
+
+
+_NOBODY: Owner = (0, None)  # no thread has this number
 
 
 def _current_owner() -> Owner:
@@ -422,6 +440,15 @@ class WriteLock:
     def adopt_owner(self) -> None:
         """Make the caller's thread and task the owner, in the place of those that made this object."""
         self._owner = _current_owner()
+
+    def disown(self) -> None:
+        """Belong to no thread and no task any more: whoever wants the lock waits until it is released.
+
+        For a task that ends while a thread works for it: a write that the task's thread begins next is not inside it.
+        """
+        with self._path_lock.mutex:
+            if self._entered is not None and self._entered.granted:
+                self._path_lock.owner = _NOBODY
 
     def note_held(self) -> None:
         """Remember in the caller's context that the lock is held, so that a nested write is noticed."""

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from sessionstore.errors import command_for
 from sessionstore.files import copy_aside
 from sessionstore.settings import Settings
 
@@ -60,11 +61,11 @@ def warn_of(path: str, *, pruned: int, capped: int, rotated_bytes: int | None, s
         findings.append(f"back up the file, {rotated_bytes} bytes being more than {settings.rotate_bytes}")
     if findings:
         _log.warning(
-            "session store maintenance is due: %s: would %s. Run `sessionstore --store %s cleanup --enforce`, or set "
+            "session store maintenance is due: %s: would %s. Run `%s cleanup --enforce`, or set "
             'Settings(maintenance_mode="enforce").',
             path,
             "; ".join(findings),
-            path,
+            command_for(path),
         )
 
 

@@ -27,6 +27,7 @@ from sessionstore.digest import ContentDigest
 from sessionstore.encoding import (
     MAX_DEPTH,
     InvalidJSONError,
+    as_json_reads,
     decode_entry,
     encode_entry,
     encode_key,
@@ -60,7 +61,7 @@ _NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 def normalise_key(key: str) -> str:
     """The spelling under which a session is looked up and written: trimmed and in lower case."""
-    return key.strip(JS_WHITE_SPACE).lower()
+    return as_json_reads(key).strip(JS_WHITE_SPACE).lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from sessionstore import maintenance, process
 from sessionstore.cache import Moment, Record, is_oversized, record_of
 from sessionstore.content import Content
 from sessionstore.draft import Draft, is_same
-from sessionstore.encoding import decode_entry, encode_entry, private_copy
+from sessionstore.encoding import as_json_reads, decode_entry, encode_entry, private_copy
 from sessionstore.errors import StoreError, UnstorableValueError
 from sessionstore.files import (
     FileVersion,
@@ -207,7 +207,7 @@ class SessionStore:
         """Apply `mutator` to a draft of the newest content and publish the result.
 
         Durable when it returns. `base` can only save work: the outcome is the same without it. What the mutator
-        returns is handed back as `result` and means nothing to the store.
+        returns is handed back as `result`. A coroutine or generator is refused: it has not run.
 
         Raises:
             As `edit`, and whatever the mutator raises; then nothing is written.
@@ -508,6 +508,7 @@ class Edit:
         try:
             draft = self.__enter__()
             result = mutator(draft)
+            refuse_unrun(result)
             self.publish()
         finally:
             # Twice, and here instead of in a `with` statement: see `__del__`. Whatever a signal handler interrupts, the
@@ -699,6 +700,11 @@ class Edit:
         except FileNotFoundError:
             return False
 
+    def leave_to_thread(self) -> None:
+        """Say that the task which began the edit is gone, and that a thread ends it."""
+        if self._lock is not None:
+            self._lock.disown()
+
     def release_twice(self) -> None:
         """Give the lock back, also if a signal handler raises while that is being done."""
         try:
@@ -727,6 +733,18 @@ class Edit:
         return part
 
 
+def refuse_unrun(result: object) -> None:
+    """Refuse what a function returns that has not run yet: its edit would be an empty one, and nobody would know."""
+    if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        kind = type(result).__name__.replace("_", " ")
+        if isinstance(result, CoroutineType):
+            result.close()  # or Python warns that it was never awaited
+        raise TypeError(
+            f"the mutator returned a {kind}, so it has not run and nothing was written. Give a plain function, or a "
+            f"coroutine function to AsyncSessionStore."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedSession:
     """One session that a save writes."""
@@ -741,10 +759,15 @@ def encode_all(sessions: Mapping[str, Mapping[str, Any]]) -> list[EncodedSession
     if not isinstance(sessions, Mapping):
         raise TypeError(f"sessions is {type(sessions).__name__}. Give a mapping of session key to entry.")
     encoded: list[EncodedSession] = []
+    seen: set[str] = set()
     for key, entry in list(sessions.items()):
         if not isinstance(key, str):
             raise UnstorableValueError(repr(key), "", f"a session key is a string, not {type(key).__name__}")
-        plain_key = str.__str__(key)
+        plain_key = as_json_reads(str.__str__(key))
+        if plain_key in seen:
+            # A subclass of str, another kind of mapping, or surrogates: the file would be corrupt to every reader.
+            raise UnstorableValueError(plain_key, "", "two session keys are spelled like this")
+        seen.add(plain_key)
         plain = private_copy(plain_key, entry)
         encoded.append(EncodedSession(plain_key, plain, encode_entry(plain)))
     return encoded

@@ -36,6 +36,7 @@ _NESTED_IN_THREAD = """\
 """
 _RUN = """            draft = self.__enter__()
             result = mutator(draft)
+            refuse_unrun(result)
             self.publish()
 """
 _RELEASE_TWICE = """            try:

@@ -78,8 +78,8 @@ READ_MUTANTS: tuple[Mutant, ...] = (
         (
             Patch(
                 "encoding",
-                "            if not math.isfinite(value):\n                raise self.refuse(path",
-                "            if value is None:\n                raise self.refuse(path",
+                "            if not math.isfinite(plain):\n                raise self.refuse(path",
+                "            if plain is None:\n                raise self.refuse(path",
             ),
         ),
         (f"{_UNSTORABLE}[save-NaN]",),

@@ -8,6 +8,7 @@ _WRITE = "tests/unit/test_promises_write.py::"
 _SNAPSHOT = "tests/unit/test_promises_snapshot.py::"
 
 _RUN = """            result = mutator(draft)
+            refuse_unrun(result)
             self.publish()
 """
 _FILES = "tests/unit/test_files.py::"

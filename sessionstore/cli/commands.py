@@ -37,7 +37,7 @@ from sessionstore.cli.survey import has_file, survey
 from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table, to_stderr, to_stdout
 from sessionstore.draft import Draft
 from sessionstore.encoding import MAX_DEPTH, InvalidJSONError, decode_entry, nesting_depth
-from sessionstore.errors import LockTimeoutError, StoreError
+from sessionstore.errors import LockTimeoutError, StoreError, command_for
 from sessionstore.settings import MAX_LOCK_TIMEOUT_S, Settings, misread_variables
 from sessionstore.snapshot import Snapshot, normalise_key
 from sessionstore.store import SessionStore
@@ -293,7 +293,7 @@ def _shown_key(key: str) -> str:
 def _no_such_session(path: str, key: str, *, exists: bool) -> _Failure:
     if not exists:
         return _Failure(f"{path}: there is no file, so no session {key!r} either. Is --store right?")
-    return _Failure(f"{path}: no session {key!r}. `sessionstore --store {path} list` shows the keys.")
+    return _Failure(f"{path}: no session {key!r}. `{command_for(path)} list` shows the keys.")
 
 
 @sessionstore.command()

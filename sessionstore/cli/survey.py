@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import orjson
 
 from sessionstore.encoding import MAX_DEPTH
-from sessionstore.errors import CorruptStoreError, StoreError
+from sessionstore.errors import CorruptStoreError, StoreError, command_for
 from sessionstore.files import OpenFile, resolve, temporary_prefix
 from sessionstore.lock import LOCK_SUFFIX
 from sessionstore.maintenance import backups
@@ -118,7 +118,7 @@ class Survey:
             found = self.content.corruption
             return (
                 f"{self.path}: {found.reason} (at byte {found.offset}). Restore the file from a backup, or run "
-                f"`sessionstore --store {self.path} doctor --repair`."
+                f"`{command_for(self.path)} doctor --repair`."
             )
         return None
 

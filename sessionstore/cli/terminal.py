@@ -6,6 +6,7 @@ screen, and a right-to-left override could show one key as another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -65,15 +66,21 @@ def _escape(character: str) -> str:
 
 
 def to_stdout(text: str) -> None:
-    """Write a line of the result, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Write a line of the result, at once. An error says that it is one of standard output, not of the store's disk."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, f"standard output: {error.strerror}") from error
 
 
 def to_stderr(text: str) -> None:
-    """Write a line that is not part of the result, at once."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """Write a line that is not part of the result, at once. Where that fails, the work goes on: it is only a remark."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> list[str]:

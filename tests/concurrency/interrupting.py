@@ -3,7 +3,8 @@
 Python runs signal handlers between instructions of the main thread: when a call has returned, when a function begins
 and when a loop goes round. `interrupted_at` counts these moments in the frames of `sessionstore` alone, by tracing,
 and raises at the n-th. So every gap between two calls is tried, in the order of execution. Calls of other libraries and
-of the modules that only compute are not divided further: they hold nothing that would have to be given back.
+of the modules that only compute are not divided further: they hold nothing that would have to be given back. The
+standard library's `threading` does, where the lock uses it: it is written in Python, and can be divided too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
@@ -53,7 +55,10 @@ class Interruption:
 
     def __init__(self, number: int, modules: tuple[str, ...]) -> None:
         self._number = number
-        self._files = {os.path.join(_STORE_DIRECTORY, f"{module}.py") for module in modules}
+        self._files = {
+            threading.__file__ if module == "threading" else os.path.join(_STORE_DIRECTORY, f"{module}.py")
+            for module in modules
+        }
         self._seen = 0
         self.where = ""
 

@@ -48,8 +48,8 @@ def test_interrupted_at_every_moment(children: Crew, store_path: Path, evidence:
 
 @pytest.mark.promise("LOCK5")
 def test_interrupted_at_every_moment_of_waiting(children: Crew, store_path: Path, evidence: Evidence) -> None:
-    """LOCK5: the same for a writer that has to wait for a holder in another process, in the lock's own code."""
-    victim = children.start(interrupted_writer, str(store_path), "update", ("lock",))
+    """LOCK5: the same for a writer that waits for a holder in another process, in all that the lock is made of."""
+    victim = children.start(interrupted_writer, str(store_path), "update", ("lock", "threading"))
     keeper = children.start(lock_keeper, f"{store_path}.flock")
     other = children.start(peer, str(store_path))
     moments = 0

@@ -172,7 +172,8 @@ def test_files_are_written_as_the_standard_library_would(sessions: dict[str, Ent
     """Two-space indented JSON, UTF-8, no newline at the end; only lone surrogates are escaped."""
     with world() as opened:
         opened.store(0, opened.path()).save(sessions)
-        expected = json.dumps(sessions, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        as_read = json.loads(json.dumps(sessions))  # two surrogates in a row are one character
+        expected = json.dumps(as_read, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
         same("file", opened.path().read_bytes(), expected)
 
 

@@ -149,3 +149,32 @@ def test_a_base_is_used_by_the_asynchronous_verbs(store_path: Path) -> None:
         assert store.stats().snapshot_reuses == 2
 
     run(scenario())
+
+
+@pytest.mark.promise("SNAP6", "LOCK5")
+@pytest.mark.parametrize("way", ["edit", "update"])
+def test_a_task_cancelled_in_its_block_writes_nothing(store_path: Path, way: str) -> None:
+    """What the block had done to the draft until it was cancelled is given up, and the lock is free."""
+
+    async def scenario() -> None:
+        store = AsyncSessionStore(store_path, SETTINGS)
+        await store.save({"a": {"n": 1}})
+        reached = asyncio.Event()
+
+        async def change(draft: Any) -> None:
+            draft["a"]["n"] = 2
+            reached.set()
+            await asyncio.sleep(WAIT_S)
+
+        async def edit() -> None:
+            async with store.edit() as draft:
+                await change(draft)
+
+        task = asyncio.ensure_future(edit() if way == "edit" else store.update(change))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(scenario())
+    assert SessionStore(store_path, ONE_TRY).update(dict).result == {"a": {"n": 1}}

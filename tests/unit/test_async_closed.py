@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from sessionstore import AsyncSessionStore, Draft, SessionStore, Settings, StoreError
+from sessionstore import AsyncSessionStore, Draft, SessionStore, Settings, StoreError, process
 from sessionstore.files import temporary_prefix
 from sessionstore.lock import WriteLock
 from sessionstore.store import Edit
+from tests.concurrency.crew import wait_until
 
 WAIT_S = 60.0
 SETTINGS = Settings(maintenance_mode="off", lock_timeout_s=WAIT_S)
@@ -66,6 +67,33 @@ def test_a_write_closed_in_the_middle_of_a_step_gives_the_lock_back_after_it(
     done = SessionStore(store_path, SETTINGS).update(add)
     assert done.result == (2 if step == "publish" else 1)
     assert held_until_the_end.is_set()
+
+
+@pytest.mark.promise("LOCK4")
+def test_a_write_after_a_closed_one_waits_for_its_thread(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a closed coroutine left to its thread is not around the next write of the loop's thread: that one waits."""
+    store = SessionStore(store_path, SETTINGS)
+    store.update(add)
+    queue = process.PROCESS.path_lock(str(store_path)).turns
+    reached = threading.Event()
+    real = Edit.publish
+
+    def slow(edit: Edit) -> None:
+        reached.set()
+        wait_until(lambda: bool(queue), what="the next write waits")
+        real(edit)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(Edit, "publish", slow)
+        task = asyncio.ensure_future(AsyncSessionStore(store_path, SETTINGS).update(add))
+        assert await asyncio.to_thread(reached.wait, WAIT_S)
+        task.get_coro().close()
+        monkeypatch.setattr(Edit, "publish", real)
+        assert store.update(add).result == 3
+        with pytest.raises(RuntimeError, match="cannot reuse"):
+            await task
+
+    run(scenario())
 
 
 @pytest.mark.promise("LOCK4")

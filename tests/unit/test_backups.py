@@ -24,6 +24,15 @@ def test_a_backup_just_made_is_never_the_one_that_is_removed(store_path: Path, o
         assert len(backups(str(store_path))) == min(number + 1, KEPT_BACKUPS)
 
 
+@pytest.mark.promise("MAINT2")
+def test_the_newest_backups_are_kept_by_time_and_not_by_name(store_path: Path) -> None:
+    """A time with more digits is later, also where its name sorts first."""
+    store_path.parent.mkdir(parents=True, exist_ok=True)
+    for now_ms in (8, 9, 10, 11, 100):
+        back_up(str(store_path), b"%d" % now_ms, now_ms=now_ms, mode=0o600)
+    assert [Path(name).read_bytes() for name in backups(str(store_path))] == [b"100", b"11", b"10"]
+
+
 def forbid_links(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """Let the file system have no hard links, and say so by this error."""
 
@@ -60,7 +69,7 @@ def test_without_hard_links_a_backup_is_made_all_the_same(
 
 @pytest.mark.promise("WRITE5", "MAINT2")
 def test_a_backup_that_cannot_get_its_name_leaves_nothing(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the copy cannot be renamed either, the error is raised and neither copy nor reserved name stays."""
+    """If the copy cannot be renamed either, the error is raised and no copy stays."""
     store_path.parent.mkdir(parents=True, exist_ok=True)
     forbid_links(monkeypatch, errno.EPERM)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -126,3 +129,57 @@ def test_each_instance_of_the_package_has_its_own_lazy_names() -> None:
     image = load_image()
     assert image.package.SessionStore is image.modules["sessionstore.store"].SessionStore
     assert image.package.SessionStore is not sessionstore.SessionStore
+
+
+@pytest.mark.promise("CLI1")
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("list >&-", 1),
+        ("status --json >&-", 1),
+        ("status >&-", 1),
+        ("set b - <&-", 1),
+        ("set b '{}' 2>&-", 0),
+        ("set b '{}' 2>/dev/full", 0),
+        ("list 2>&-", 0),
+        ("show nope 2>&-", 1),
+        ("list >&- 2>&- <&-", 1),
+    ],
+)
+def test_without_a_standard_stream_there_is_no_traceback_and_the_work_is_done(
+    tmp_path: Path, line: str, status: int
+) -> None:
+    """CLI1: what cannot be shown is an error of status 1; what was only a remark costs nothing."""
+    store = tmp_path / "sessions.json"
+    store.write_text('{"old": {"updatedAt": 1}}')  # due for maintenance: a write has something to remark
+    program = shlex.join([*command("--store", str(store))])
+    done = subprocess.run(
+        ["sh", "-c", f"OPENCLAW_SESSION_CACHE_TTL_MS=45s {program} {line}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == status, done
+    assert ("b" in json.loads(store.read_bytes())) == ("set b '{}'" in line)
+
+
+@pytest.mark.promise("CLI1")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["list"], ["set", "b", "{}"], ["status", "--json"]])
+def test_an_error_of_standard_output_is_not_taken_for_one_of_the_disk(tmp_path: Path, words: list[str]) -> None:
+    """CLI1: "no space left" names the stream that is full."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("--store", str(tmp_path / "sessions.json"), *words),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+    assert done.returncode == 1
+    assert "standard output: " in done.stderr

@@ -134,3 +134,83 @@ def test_of_equally_new_legacy_spellings_the_first_counts(store_path: Path) -> N
     store = SessionStore(store_path, SETTINGS)
     assert store.read("a") == {"updatedAt": 1, "n": 1}
     assert list(store.load()) == ["A"]
+
+
+@pytest.mark.promise("SNAP6")
+def test_a_draft_is_closed_when_its_edit_has_failed(store_path: Path) -> None:
+    """Whoever kept the draft of a write that was given up learns that it leads nowhere."""
+    store = SessionStore(store_path)
+    store.save({"a": {"n": 1}})
+    kept: list[Draft] = []
+
+    def failing(draft: Draft) -> None:
+        kept.append(draft)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.update(failing)
+    with pytest.raises(ZeroDivisionError), store.edit() as draft:
+        failing(draft)
+    for draft in kept:
+        with pytest.raises(StoreError, match="closed"):
+            draft["a"] = {}
+        with pytest.raises(StoreError, match="not been published"):
+            _ = draft.snapshot
+
+
+@pytest.mark.promise("WRITE6", "WRITE7")
+@pytest.mark.parametrize("by_save", [False, True], ids=["update", "save"])
+def test_another_order_of_members_is_a_change(store_path: Path, *, by_save: bool) -> None:
+    """What a reader of the file could see is written: also the order inside an entry, at any depth."""
+    store = SessionStore(store_path)
+    store.save({"k": {"a": 1, "b": {"c": 2, "d": 3}}})
+    for entry in ({"b": {"c": 2, "d": 3}, "a": 1}, {"b": {"d": 3, "c": 2}, "a": 1}):
+        if by_save:
+            store.save({"k": entry})
+        else:
+            with store.edit() as draft:
+                draft["k"] = entry
+            assert store.stats().noop_writes == 0
+        assert list(store.load(skip_cache=True).items()) == [("k", entry)]
+        assert repr(store.load(skip_cache=True)["k"]) == repr(entry)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, BaseException])
+def test_whatever_leaves_the_block_gives_the_edit_up(store_path: Path, error: type[BaseException]) -> None:
+    """Nothing is written and the same exception comes out, also one that is no `Exception`."""
+    store = SessionStore(store_path, Settings(maintenance_mode="off", lock_timeout_s=0.0))
+    store.save({"a": {"n": 1}})
+
+    def failing(draft: Draft) -> None:
+        draft["a"]["n"] = 2
+        raise error
+
+    with pytest.raises(error), store.edit() as draft:
+        failing(draft)
+    with pytest.raises(error):
+        store.update(failing)
+    assert store.update(lambda draft: draft["a"]["n"]).result == 1
+
+
+@pytest.mark.promise("KEY1")
+@pytest.mark.parametrize("spelling", ["k", " K "])
+def test_deleting_a_session_deletes_all_its_spellings(store_path: Path, spelling: str) -> None:
+    """KEY1: no older spelling comes back when the one that counted is gone; nor when the session is set anew."""
+    store_path.write_bytes(b'{"K": {"updatedAt": 2}, "a": {}, "k ": {"updatedAt": 1}, "k": {"updatedAt": 3}}')
+    store = SessionStore(store_path, Settings(maintenance_mode="off"))
+
+    def delete(draft: Draft) -> None:
+        del draft[spelling]
+        assert spelling not in draft
+        assert list(draft) == ["a"]
+
+    store.update(delete)
+    assert list(json.loads(store_path.read_bytes())) == ["a"]
+    store_path.write_bytes(b'{"K": {"updatedAt": 2}, "a": {}, "k ": {"updatedAt": 1}}')
+
+    def renew(draft: Draft) -> None:
+        del draft[spelling]
+        draft[spelling] = {"n": 1}
+
+    store.update(renew)
+    assert json.loads(store_path.read_bytes()) == {"k": {"n": 1}, "a": {}}

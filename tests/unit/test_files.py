@@ -306,3 +306,17 @@ def test_a_save_replaces_what_a_stranger_writes_meanwhile(store_path: Path, monk
     monkeypatch.setattr(os, "fsync", fsync)
     store.save({"mine": {}})
     assert list(store.load()) == ["mine"]
+
+
+@pytest.mark.promise("CACHE6")
+@pytest.mark.parametrize(
+    ("stamp_ns", "window_ns"),
+    [(7_000_000_000, 4_020_000_000), (7_010_000_000, 220_000_000), (7_010_000_001, 20_000_000)],
+    ids=["whole seconds", "hundredths", "fine"],
+)
+def test_a_coarser_stamp_takes_longer_to_settle(stamp_ns: int, window_ns: int) -> None:
+    """Stamps of 2 s (FAT), 1 s (HFS+) or 10 ms prove nothing until two such ticks are over; the later one counts."""
+    for mtime_ns, ctime_ns in ((stamp_ns, 3), (3, stamp_ns)):
+        identity = files.Identity(1, 1, 1, mtime_ns, ctime_ns)
+        assert not identity.is_settled(stamp_ns + window_ns - 1)
+        assert identity.is_settled(stamp_ns + window_ns)

@@ -6,14 +6,17 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FrameType
 
 import pytest
 
 from sessionstore import LockTimeoutError, SessionStore, Settings, lock, process
+from tests.concurrency.crew import wait_until
 
 WAIT_S = 60.0
 PATIENT = Settings(maintenance_mode="off", lock_timeout_s=WAIT_S)
@@ -45,9 +48,16 @@ def holder(store_path: Path) -> Iterator[ForeignHolder]:
     os.close(holder.descriptor)
 
 
-def waiting_threads() -> list[threading.Thread]:
-    """Threads of this process that wait in the kernel's queue."""
-    return [thread for thread in threading.enumerate() if thread.name == "sessionstore-lock"]
+def waiting_threads() -> list[int]:
+    """Threads of this process that wait in the kernel's queue. `threading` does not know them."""
+    code = lock._KernelWait._wait.__code__
+    return [number for number, frame in sys._current_frames().items() if code in _codes(frame)]
+
+
+def _codes(frame: FrameType | None) -> Iterator[CodeType]:
+    while frame is not None:
+        yield frame.f_code
+        frame = frame.f_back
 
 
 def open_locks(store_path: Path) -> int:
@@ -70,11 +80,8 @@ def test_a_wait_that_was_given_up_lets_the_lock_go_when_it_comes(store_path: Pat
         with pytest.raises(LockTimeoutError):
             SessionStore(store_path, HASTY).save({"late": {}})
         assert len(waiting_threads()) == 1
-    threads = waiting_threads()
     holder.release()
-    for thread in threads:
-        thread.join(WAIT_S)
-    assert not waiting_threads()
+    wait_until(lambda: not waiting_threads(), what="the thread has ended")
     assert open_locks(store_path) == 1
     holder.take_again()
     assert not store_path.exists()
@@ -214,3 +221,41 @@ def test_only_who_holds_this_lock_is_named(
     assert lock.holder_pid(lock_path) is None
     listed.write_text("\n".join([*lines, f"4: FLOCK  ADVISORY  WRITE 14 {inode} 0 EOF"]))
     assert lock.holder_pid(lock_path) == 14
+
+
+@pytest.mark.promise("LOCK3")
+def test_threads_get_the_lock_in_the_order_in_which_they_asked(store_path: Path) -> None:
+    """The queue inside a process is first in, first out."""
+    store = SessionStore(store_path, PATIENT)
+    queue = process.PROCESS.path_lock(str(store_path)).turns
+    order: list[int] = []
+    threads = [threading.Thread(target=store.update, args=(lambda _, n=n: order.append(n),)) for n in range(4)]
+    with store.edit():
+        for number, thread in enumerate(threads):
+            thread.start()
+            end = time.monotonic() + WAIT_S
+            while len(queue) <= number:
+                assert time.monotonic() < end
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert order == [0, 1, 2, 3]
+
+
+@pytest.mark.promise("LOCK2")
+def test_the_timeout_is_for_both_queues_together(
+    store_path: Path, holder: ForeignHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was waited for other threads is not granted again for other processes."""
+    granted: list[float] = []
+
+    def take_into(_wait: lock._KernelWait, _taker: lock.WriteLock, timeout_s: float) -> bool:
+        granted.append(timeout_s)
+        return False
+
+    monkeypatch.setattr(lock._KernelWait, "take_into", take_into)
+    writer = lock.WriteLock(str(store_path), lock.PathLock(), timeout_s=5.0)
+    writer._started_ns -= 4_000_000_000  # waited for its turn
+    with pytest.raises(LockTimeoutError):
+        writer.acquire()
+    assert [timeout_s <= 1.0 for timeout_s in granted] == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import stat
@@ -75,3 +76,15 @@ def test_only_the_mode_warn_warns(store_path: Path, caplog: pytest.LogCaptureFix
             draft[key] = {}
     assert len([record for record in caplog.records if "maintenance is due" in record.message]) == warnings
     assert ("a" in store.load()) == (mode != "enforce")
+
+
+@pytest.mark.promise("MAINT1", "WRITE6")
+def test_what_maintenance_leaves_is_written_if_only_the_order_differs(store_path: Path) -> None:
+    """A save in another order is a change, also where maintenance undoes all else that it brought."""
+    store = SessionStore(store_path, Settings(maintenance_mode="enforce"))
+    store.save({"a": {"n": 0}, "b": {"n": 0}})
+    store.save({"b": {"n": 0}, "old": {"updatedAt": 1}, "a": {"n": 0}})
+    assert list(json.loads(store_path.read_bytes())) == ["b", "a"]
+    writes = store.stats().writes
+    store.save({"b": {"n": 0}, "a": {"n": 0}, "old": {"updatedAt": 1}})
+    assert store.stats().writes == writes

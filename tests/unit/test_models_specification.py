@@ -56,6 +56,7 @@ def test_the_frame_is_what_json_writes(sessions: dict[str, specification.Entry])
     """A file saved from nothing is two-space JSON, except that lone surrogates are escaped."""
     saved = specification.save(None, sessions).content
     assert saved is not None
+    sessions = json.loads(json.dumps(sessions))  # two surrogates in a row are one character to whoever reads
     assert saved == strategies.render(list(sessions.items()), "ours")
     assert json.dumps(json.loads(saved)) == json.dumps(sessions)
 

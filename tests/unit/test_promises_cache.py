@@ -6,6 +6,7 @@ Time stands still unless a test moves it (`tests.stateful.world`), so that ages,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from sessionstore import AsyncSessionStore, SessionStore, Settings, process
+from sessionstore.cache import MAX_PATHS
 from sessionstore.files import Identity
 from tests.concurrency.crew import wait_until
 from tests.stateful.world import SETTLE_NS, World, held_contents
@@ -347,3 +349,183 @@ def test_a_failed_write_leaves_no_cache_ahead_of_the_file(
 def refuse(*_: object, **__: object) -> None:
     """Fail as on a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.promise("CACHE6", "READ2")
+@pytest.mark.parametrize("limit_bytes", [1_000_000, 10], ids=["kept", "oversized"])
+def test_what_follows_the_cached_bytes_is_seen(one: World, limit_bytes: int) -> None:
+    """CACHE6, READ2: a file that begins with what is cached and goes on is another version, valid or corrupt."""
+    store = one.store(0, one.path(), object_cache_max_bytes=limit_bytes, **QUIET)
+    cached = store.save({"k": {"n": 1}}).raw
+    store.load()
+    one.path().write_bytes(cached + b"\n")
+    assert store.load().raw == cached + b"\n"
+    one.path().write_bytes(cached + b" x")
+    for verb in (store.load, lambda: store.read("k"), lambda: store.update(len), lambda: store.save({})):
+        with pytest.raises(ValueError, match="follows the end"):
+            verb()
+    assert one.content(one.path()) == cached + b" x"
+
+
+@pytest.mark.promise("WARN1")
+def test_a_path_is_warned_about_once_whatever_its_limit_is_by_then(
+    one: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """WARN1: a second limit gives no second warning, and TTL 0 or limit 0 gives none at all."""
+    caplog.set_level("WARNING", logger="sessionstore")
+    for number, off in enumerate(({"cache_ttl_ms": 0}, {"object_cache_max_bytes": 0})):
+        quiet = one.store(0, one.path(f"{number}.json"), **{"object_cache_max_bytes": 1, **off}, **QUIET)
+        quiet.save(sessions_of(500))
+        quiet.load()
+    assert "object cache disabled" not in caplog.text
+    for limit_bytes in (100, 200, 300):
+        store = one.store(0, one.path(), object_cache_max_bytes=limit_bytes, **QUIET)
+        store.save(sessions_of(500))
+        store.load()
+    assert caplog.text.count("object cache disabled") == 1
+
+
+@pytest.mark.promise("CACHE2")
+def test_a_load_past_the_caches_drops_a_file_that_grew_over_the_limit(one: World) -> None:
+    """CACHE2: it keeps nothing of what it read, and learns the size all the same."""
+    store = one.store(0, one.path(), object_cache_max_bytes=600, **QUIET)
+    small = store.save({"k": {"n": 1}}).raw
+    one.path().write_bytes(json.dumps(sessions_of(700), indent=2, ensure_ascii=False).encode())
+    store.load(skip_cache=True)
+    assert held_contents(one.images[0].process, {small}) == 0
+    assert (store.stats().cached_bytes, store.stats().cached_paths) == (0, 0)
+
+
+@pytest.mark.promise("CACHE4")
+def test_all_that_has_expired_is_freed_by_one_operation(one: World) -> None:
+    """CACHE4: several files that have expired are all gone after the next operation on any file."""
+    stores = [one.store(0, one.path(f"{number}.json"), cache_ttl_ms=1000, **QUIET) for number in range(3)]
+    for store in stores:
+        store.save({"k": {}})
+    assert stores[0].stats().cached_paths == 3
+    one.advance(1001 * MS)
+    one.store(0, one.path("other.json"), cache_ttl_ms=1000, **QUIET).load()
+    assert (stores[0].stats().cached_paths, stores[0].stats().cached_bytes) == (0, 0)
+
+
+@pytest.mark.promise("CACHE6")
+def test_after_the_clock_was_set_back_the_bytes_decide_again(one: World) -> None:
+    """CACHE6: a clock that goes through the same times twice gives the same stamps twice."""
+    store = settled_store(one)
+    store.load()
+    reads = store.stats().file_reads
+    one.step_wall(-1000 * MS)
+    store.load()
+    assert store.stats().file_reads == reads + 1
+
+
+class _Meeting(set[str]):
+    """A set whose question takes so long that two threads ask it at once, if nothing keeps them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._both = threading.Barrier(2)
+
+    def __contains__(self, key: object) -> bool:
+        known = super().__contains__(key)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._both.wait(0.2)
+        return known
+
+
+@pytest.mark.promise("WARN1")
+def test_of_two_threads_that_race_to_be_first_one_is() -> None:
+    """WARN1: what was said once is looked up and noted in one step."""
+    seen, first = _Meeting(), []
+    threads = [
+        threading.Thread(target=lambda: first.append(process.PROCESS.first_time(seen, "path"))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(first) == [False, True]
+
+
+@pytest.mark.promise("CACHE6")
+@pytest.mark.parametrize("first", ["save", "load"])
+def test_a_file_that_has_settled_is_read_once_more_and_then_believed(one: World, first: str) -> None:
+    """CACHE6: what was kept of a young file is proven by its bytes once it has settled, then by its stamps."""
+    store = one.store(0, one.path(), **QUIET)
+    if first == "save":
+        store.save({"k": {"n": 1}})
+    else:
+        one.path().write_bytes(b'{"k": {"n": 1}}')
+        store.load()
+    one.advance(SETTLE_NS)
+    reads = store.stats().file_reads
+    for _ in range(3):
+        assert store.load()["k"] == {"n": 1}
+    assert store.stats().file_reads == reads + 1
+
+
+@pytest.mark.promise("CACHE5")
+@pytest.mark.parametrize("bound", ["paths", "bytes"])
+@pytest.mark.parametrize("use", ["load", "read", "update"])
+def test_what_was_used_least_recently_goes_first(one: World, bound: str, use: str) -> None:
+    """CACHE5: a file that is only looked at again outlives one that was stored after it."""
+    limits = {"object_cache_max_bytes": 3 * 27} if bound == "bytes" else {}
+    count = 3 if bound == "bytes" else MAX_PATHS
+    stores = [one.store(0, one.path(f"{number}.json"), **limits, **QUIET) for number in range(count + 1)]
+    for store in stores[:count]:
+        assert len(store.save({"k": {"n": 1}}).raw) == 27
+    one.advance(SETTLE_NS)
+    for store in stores[:count]:
+        store.load()  # from now on believed without being read, and so not stored again
+    {"load": stores[0].load, "read": lambda: stores[0].read("k"), "update": lambda: stores[0].update(len)}[use]()
+    stores[count].save({"k": {"n": 1}})
+    assert stores[0].stats().cached_paths == count
+    parses = [(store.load(), store.stats().parses)[1] for store in stores[:2]]
+    assert parses == [0, 1], "of the first two files, the first one was used again"
+
+
+@pytest.mark.promise("CACHE6")
+def test_after_the_clock_was_set_back_positions_are_not_believed_either(one: World) -> None:
+    """CACHE6: of an oversized file, too, the bytes decide until its stamps mean something again."""
+    store = settled_store(one, object_cache_max_bytes=14 + 32)
+    one.path().write_bytes(b'{"k": {"n": 1, "text": "longer than the limit, by far"}}')
+    one.advance(SETTLE_NS)
+    store.load()
+    store.read("k")
+    reads = store.stats().file_reads
+    one.step_wall(-1000 * MS)
+    store.read("k")
+    assert store.stats().file_reads == reads + 1
+
+
+@pytest.mark.promise("CACHE6")
+def test_a_session_that_was_added_to_an_oversized_file_is_found(one: World) -> None:
+    """CACHE6: positions that are kept say that a session is missing only while the file is the one they are of."""
+    store = one.store(0, one.path(), object_cache_max_bytes=100, **QUIET)
+    sessions: dict[str, Any] = {"k": {"text": "x" * 200}}
+    store.save(sessions)
+    one.advance(SETTLE_NS)
+    store.load()
+    assert store.read("new") is None
+    one.path().write_text(json.dumps({**sessions, "new": {"n": 1}}, indent=2))
+    assert store.read("new") == {"n": 1}
+
+
+@pytest.mark.promise("WARN1")
+def test_too_many_paths_to_remember_are_warned_about_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WARN1: when the memory for warnings is full, a path is told of not at all rather than at every operation."""
+    monkeypatch.setattr(process, "MAX_REMEMBERED_WARNINGS", 2)
+    seen: set[str] = set()
+    told = [process.PROCESS.first_time(seen, path) for path in ("a", "b", "c", "c", "a")]
+    assert told == [True, True, False, False, False]
+    assert len(seen) == 2
+
+
+@pytest.mark.promise("CACHE5", "SET3")
+@pytest.mark.parametrize(("short", "kept"), [(0, 4000), (1, 0)], ids=["at the limit", "one byte over"])
+def test_the_limit_of_file_bytes_is_inclusive(one: World, short: int, kept: int) -> None:
+    """CACHE5, SET3: a file as large as all file bytes that may be kept is kept, of one byte more no bytes are."""
+    store = one.store(0, one.path(), serialized_cache_max_bytes=4000 - short, **QUIET)
+    store.save(sessions_of(4000))
+    store.load()
+    assert held_contents(one.images[0].process, {one.content(one.path()) or b""}) == kept

@@ -286,3 +286,30 @@ def test_spellings_of_one_session_are_one_session(store_path: Path) -> None:
     store.update(lambda draft: draft["agent:A"].update(n="written"))
     assert list(store.load().index.table.keys) == ["agent:a", " B ", "b"]
     assert store.read("agent:a") == {"updatedAt": 3, "n": "written"}
+
+
+@pytest.mark.promise("KEY1")
+def test_every_way_to_look_a_key_up_trims_it_and_lowers_it(store_path: Path) -> None:
+    """KEY1: `in`, `get`, `[]` and `read`, of a snapshot and of a draft, mean the same session."""
+    store = SessionStore(store_path, Settings(maintenance_mode="off"))
+    store.save({"agent:main": {"n": 1}})
+    key = "\u00a0Agent:MAIN\n"
+    snapshot = store.load()
+    assert key in snapshot
+    assert snapshot.get(key) == snapshot[key] == store.read(key) == {"n": 1}
+    with store.edit() as draft:
+        assert key in draft
+        assert draft.get(key) == draft[key] == {"n": 1}
+        assert draft.pop(key) == {"n": 1}
+        assert key not in draft
+    assert key not in store.load()
+
+
+@pytest.mark.parametrize("newest", [2**53 + 1, 10**400], ids=["beyond 53 bits", "beyond every float"])
+def test_the_newest_spelling_is_found_among_times_that_no_float_tells_apart(store_path: Path, newest: int) -> None:
+    """KEY1: times are compared as the whole numbers that stand in the file."""
+    store = SessionStore(store_path, Settings(maintenance_mode="off"))
+    for first, second in ((newest, newest - 1), (newest - 1, newest)):
+        store_path.write_text(f'{{"K": {{"updatedAt": {first}}}, "k": {{"updatedAt": {second}}}}}')
+        assert (store.read("k") or {})["updatedAt"] == newest
+        assert store.load(skip_cache=True)["k"]["updatedAt"] == newest

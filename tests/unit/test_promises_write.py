@@ -361,3 +361,13 @@ def test_what_a_mutator_returns_means_nothing_to_the_store(store_path: Path, ret
 
     assert store.update(mutator).result == returned
     assert json.loads(store_path.read_bytes()) == {"k": {"n": 2}}
+
+
+@pytest.mark.promise("WRITE6")
+@pytest.mark.parametrize(("old", "new"), [(1, True), (0, False), (1, 1.0), (0.0, -0.0), ([1], [True])])
+def test_a_save_of_what_python_calls_equal_is_written(store_path: Path, old: object, new: object) -> None:
+    """WRITE6: `1`, `1.0` and `True` are three values to whoever reads the file."""
+    store = SessionStore(store_path, QUIET)
+    store.save({"k": {"n": old}})
+    store.save({"k": {"n": new}})
+    assert repr(json.loads(store_path.read_bytes())) == repr({"k": {"n": new}})

@@ -130,3 +130,25 @@ def test_a_rewrite_of_a_large_store_to_the_same_size_is_seen(store_path: Path, v
         assert not done.reused
         sessions["s3"]["n"] = 1
         assert json.loads(store_path.read_bytes()) == sessions
+
+
+@pytest.mark.promise("SNAP2", "CACHE6")
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_change_in_one_end_of_a_large_file_is_seen(store_path: Path, place: str) -> None:
+    """SNAP2, CACHE6: bases and positions are proven by all chunks, also where only the first or last one differs."""
+    store = SessionStore(store_path, LIMITS)
+    base = store.save(large_content())
+    store.load()
+    old = store_path.read_bytes()
+    before, after = (b'"s0"', b'"t0"') if place == "first" else (b'"s39"', b'"t39"')
+    new = old.replace(before, after)
+    assert len(new) == len(old)
+    assert new != old
+    with open(store_path, "r+b") as file:
+        file.write(new)
+    expected = json.loads(new)
+    assert list(store.load()) == list(expected)
+    assert store.read(after.decode().strip('"')) is not None
+    done = store.update(setting("s5", {"n": -1}), base=base)
+    assert not done.reused
+    assert json.loads(store_path.read_bytes()) == {**expected, "s5": {"n": -1}}

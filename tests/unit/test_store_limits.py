@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import fcntl
 import logging
 import os
+import shlex
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sessionstore import (
+    AsyncSessionStore,
     ConflictError,
+    CorruptStoreError,
     Draft,
+    LockTimeoutError,
     SessionStore,
     Settings,
     StoreError,
@@ -251,3 +259,193 @@ def test_only_names_that_fit_at_both_ends_are_swept(store_path: Path, name: str)
     SessionStore(store_path, SETTINGS).save({"a": {}})
     assert kept.read_bytes() == b"mine"
     assert not swept.exists()
+
+
+@pytest.mark.promise("CACHE8")
+def test_closing_through_another_name_frees_the_same_record(store_path: Path) -> None:
+    """A store that was opened through a link frees what is cached of the file that the link leads to."""
+    clear_session_store_caches()
+    link = store_path.with_name("link.json")
+    link.symlink_to(store_path.name)
+    with SessionStore(link, SETTINGS) as store:
+        store.save({"a": {}})
+        assert process.PROCESS.cache.paths == 1
+    assert process.PROCESS.cache.paths == 0
+
+
+@pytest.mark.promise("READ4")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_longest_integer_that_can_be_read_can_be_written_and_no_longer_one(store_path: Path, sign: int) -> None:
+    """10**4300 has one digit more than a reader accepts: it is refused before anything is written."""
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": {"n": sign * (10**4300 - 1)}})
+    before = store_path.read_bytes()
+    assert store.load(skip_cache=True)["a"]["n"] == sign * (10**4300 - 1)
+    with pytest.raises(UnstorableValueError, match="4300 digits"):
+        store.save({"a": {"n": sign * 10**4300}})
+    assert store_path.read_bytes() == before
+
+
+class _Spelled(str):
+    """Equal to nothing but itself, as far as a dict can tell."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@pytest.mark.promise("READ4", "WRITE7")
+def test_two_surrogates_in_a_row_are_the_character_that_they_are_in_the_file(store_path: Path) -> None:
+    """What was written is what is read, by key and by value, from memory and from the file."""
+    pair, character = "\ud83d\ude00", "\U0001f600"
+    store = SessionStore(store_path, SETTINGS)
+    store.save({pair: {pair: [pair, "\ud83d"]}})
+    expected = {character: {character: [character, "\ud83d"]}}
+    assert dict(store.load()) == dict(store.load(skip_cache=True)) == expected
+    assert store.read(pair) == store.read(character) == expected[character]
+    store.update(lambda draft: draft.update({pair: {"n": 1}}))
+    assert dict(store.load()) == dict(store.load(skip_cache=True)) == {character: {"n": 1}}
+
+
+@pytest.mark.promise("READ4")
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        {"\ud83d\ude00": {}, "\U0001f600": {}},
+        {_Spelled("a"): {}, _Spelled("a"): {}},
+        {"a": {"\ud83d\ude00": 1, "\U0001f600": 2}},
+    ],
+    ids=["surrogates", "subclass of str", "surrogates in an entry"],
+)
+def test_nothing_is_written_that_would_be_refused_as_a_duplicate(store_path: Path, sessions: dict[str, Any]) -> None:
+    """Keys that a dict tells apart and the file does not are refused before anything is written."""
+    with pytest.raises(UnstorableValueError, match=r"two (session )?keys are spelled"):
+        SessionStore(store_path, SETTINGS).save(sessions)
+    assert not store_path.exists()
+
+
+@pytest.mark.promise("SNAP1", "WRITE5")
+def test_a_file_that_a_stranger_removes_during_an_update_is_a_conflict(store_path: Path) -> None:
+    """The update was made from what is gone: it says so and writes nothing. A save replaces whatever is there."""
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": {"n": 1}})
+
+    def removing(draft: Draft) -> None:
+        store_path.unlink()
+        draft["a"]["n"] = 2
+
+    with pytest.raises(ConflictError, match="changed during this update"):
+        store.update(removing)
+    assert not store_path.exists()
+    assert dict(store.load()) == {}
+    store.save({"a": {"n": 1}})
+    real = files.require_writable
+
+    def removed_first(path: str) -> None:
+        store_path.unlink()
+        real(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sessionstore.store.require_writable", removed_first)
+        store.save({"a": {"n": 3}})
+    assert store.load(skip_cache=True)["a"] == {"n": 3}
+
+
+@pytest.mark.promise("WRITE1")
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "async generator"])
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_mutator_that_has_not_run_is_an_error_and_no_empty_edit(
+    store_path: Path, kind: str, *, awaited: bool
+) -> None:
+    """An `async def` given to the synchronous store, or a function with a `yield`, never runs: its caller is told."""
+    store = SessionStore(store_path, SETTINGS)
+    store.save({"a": {"n": 1}})
+
+    async def coroutine(draft: Draft) -> None:
+        draft["a"]["n"] = 2
+
+    def generator(draft: Draft) -> Iterator[None]:
+        draft["a"]["n"] = 2
+        yield
+
+    async def async_generator(draft: Draft) -> AsyncIterator[None]:
+        draft["a"]["n"] = 2
+        yield
+
+    mutator: Callable[[Draft], Any] = {
+        "coroutine": coroutine,
+        "generator": generator,
+        "async generator": async_generator,
+    }[kind]
+    if awaited and kind == "coroutine":
+        assert asyncio.run(AsyncSessionStore(store_path, SETTINGS).update(mutator)).written
+        return
+
+    def update() -> None:
+        if awaited:
+            asyncio.run(AsyncSessionStore(store_path, SETTINGS).update(mutator))
+        else:
+            store.update(mutator)
+
+    with pytest.raises(TypeError, match=f"returned a {kind}, so it has not run"):
+        update()
+    assert store.update(lambda draft: draft["a"]["n"]).result == 1
+
+
+@pytest.mark.promise("READ2")
+def test_the_command_in_a_message_can_be_pasted_into_a_shell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A path with spaces and quotes is one word of the command that a message tells to run."""
+    path = tmp_path / 'my store\'s "file".json'
+    store = SessionStore(path, Settings(maintenance_mode="warn"))
+    store.save({"a": {"updatedAt": 1}})
+    path.write_bytes(b"{")
+    with pytest.raises(CorruptStoreError) as caught:
+        store.load()
+    for message in (str(caught.value), caplog.messages[0]):
+        command = message.split("`")[1]
+        assert shlex.split(command)[:3] == ["sessionstore", "--store", str(path)]
+
+
+@pytest.mark.promise("WRITE4", "MAINT1")
+def test_a_write_that_warns_of_maintenance_sweeps_as_well(store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the default mode, too, the first write of a process removes what killed writers left."""
+    process.reset()
+    store_path.write_bytes(b'{"old": {"updatedAt": 1}}')
+    stray = Path(f"{store_path.parent}/{files.temporary_prefix(str(store_path))}0123456789abcdef.tmp")
+    stray.write_bytes(b"{")
+    SessionStore(store_path, Settings(maintenance_mode="warn")).update(lambda draft: draft.update({"new": {}}))
+    assert not stray.exists()
+    assert "maintenance is due" in caplog.text
+
+
+@pytest.mark.promise("LOCK2")
+@pytest.mark.parametrize("seconds", [604_800.5, 604_801, 1e300, float("inf"), float("nan"), -0.5, True, "1"])
+def test_a_lock_timeout_is_at_most_a_week(seconds: object) -> None:
+    """What threads and the kernel cannot wait for is refused when it is set, and not when the lock is busy."""
+    assert Settings(lock_timeout_s=604_800).lock_timeout_s == 604_800
+    with pytest.raises(ValueError, match="between 0 and 604800"):
+        Settings(lock_timeout_s=seconds)  # type: ignore[arg-type]
+
+
+@pytest.mark.promise("WRITE4", "READ2")
+def test_a_repair_that_waits_for_a_writer_takes_nothing_from_it(store_path: Path) -> None:
+    """Temporary files are swept by who holds the lock: one of a living writer stays, and so does the corrupt file."""
+    SessionStore(store_path, SETTINGS).save({})
+    store_path.write_bytes(b"{")
+    living = Path(f"{store_path.parent}/{files.temporary_prefix(str(store_path))}0123456789abcdef.tmp")
+    living.write_bytes(b"{")
+    holder = os.open(f"{store_path}.flock", os.O_RDWR)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeoutError):
+            repair.repair(str(store_path), lock_timeout_s=0.0)
+    finally:
+        os.close(holder)
+    assert living.exists()
+    assert store_path.read_bytes() == b"{"
+    repair.repair(str(store_path), lock_timeout_s=0.0)
+    assert not living.exists()
