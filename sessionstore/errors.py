@@ -73,8 +73,8 @@ class LockTimeoutError(StoreError, TimeoutError):
     def __init__(self, path: str, waited_s: float, holder_pid: int | None) -> None:
         holder = "another writer" if holder_pid is None else f"process {holder_pid}"
         super().__init__(
-            f"{path}: {holder} held the write lock for {waited_s:.3f} s. Nothing was written. Try again, or give a "
-            f"larger Settings(lock_timeout_s=...)."
+            f"{path}: waited {waited_s:.3f} s for the write lock, held by {holder}. Nothing was written. Try again, or "
+            f"wait longer: --lock-timeout of the command, Settings(lock_timeout_s=...) in code."
         )
         self.path = path
         self.waited_s = waited_s

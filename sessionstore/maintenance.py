@@ -18,6 +18,7 @@ from sessionstore.files import copy_aside
 from sessionstore.settings import Settings
 
 KEPT_BACKUPS = 3
+_DAY_MS = 86_400_000
 
 _log = logging.getLogger("sessionstore")
 
@@ -54,11 +55,11 @@ def warn_of(path: str, *, pruned: int, capped: int, rotated_bytes: int | None, s
     """Log what `enforce` would do to the file that is being written."""
     findings: list[str] = []
     if pruned:
-        findings.append(f"remove {pruned} entries older than {settings.prune_after_ms} ms")
+        findings.append(f"remove {_entries(pruned)} older than {_age(settings.prune_after_ms)}")
     if capped:
-        findings.append(f"remove {capped} entries beyond the newest {settings.max_entries}")
+        findings.append(f"remove {_entries(capped)} beyond the newest {settings.max_entries:,}")
     if rotated_bytes is not None:
-        findings.append(f"back up the file, {rotated_bytes} bytes being more than {settings.rotate_bytes}")
+        findings.append(f"back up the file, {rotated_bytes:,} bytes being more than {settings.rotate_bytes:,}")
     if findings:
         _log.warning(
             "session store maintenance is due: %s: would %s. Run `%s cleanup --enforce`, or set "
@@ -67,6 +68,16 @@ def warn_of(path: str, *, pruned: int, capped: int, rotated_bytes: int | None, s
             "; ".join(findings),
             command_for(path),
         )
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count:,} entries"
+
+
+def _age(age_ms: int) -> str:
+    """In days, as people set it; what is shorter than one in milliseconds, as it is set."""
+    days = age_ms / _DAY_MS
+    return f"{age_ms:,} ms" if days < 1 else "1 day" if days == 1 else f"{days:g} days"
 
 
 def back_up(path: str, raw: bytes, *, now_ms: int, mode: int) -> str:

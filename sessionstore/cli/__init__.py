@@ -23,6 +23,15 @@ INTERRUPTED = 130  # what shells report for a program ended by SIGINT
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # While the rest was imported, or where nothing else was waiting for it.
+        _say("interrupted")
+        _end(INTERRUPTED)
+
+
+def _run() -> NoReturn:
     _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -105,7 +114,7 @@ def _store_option(arguments: Sequence[str]) -> str | None:
     return arguments[arguments.index("--store") + 1] if "--store" in arguments else None
 
 
-def _exit_with_status(path: str) -> None:
+def _exit_with_status(path: str) -> NoReturn:
     from sessionstore.cli import status
 
     try:
@@ -119,6 +128,4 @@ def _exit_with_status(path: str) -> None:
         _say(f"Error: standard output: {error}")
         _discard(sys.stdout)
         status_code = 1
-    except KeyboardInterrupt:
-        status_code = INTERRUPTED
     _end(status_code)

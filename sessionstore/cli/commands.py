@@ -37,7 +37,7 @@ from sessionstore.cli.survey import has_file, survey
 from sessionstore.cli.terminal import counted, is_decorated, json_text, printable, table, to_stderr, to_stdout
 from sessionstore.draft import Draft
 from sessionstore.encoding import MAX_DEPTH, InvalidJSONError, decode_entry, nesting_depth
-from sessionstore.errors import LockTimeoutError, StoreError, command_for
+from sessionstore.errors import StoreError, command_for
 from sessionstore.settings import MAX_LOCK_TIMEOUT_S, Settings, misread_variables
 from sessionstore.snapshot import Snapshot, normalise_key
 from sessionstore.store import SessionStore
@@ -97,8 +97,6 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             to_stderr("interrupted")
             ctx.exit(INTERRUPTED)
-        except LockTimeoutError as error:
-            raise _Failure(_told_timeout(error)) from error
         except StoreError as error:
             raise _Failure(str(error)) from error
         except OSError as error:
@@ -106,13 +104,6 @@ class _Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise
             raise _Failure(str(error)) from error
-
-
-def _told_timeout(error: LockTimeoutError) -> str:
-    """As the error says it, with the option of the command instead of the settings of the library."""
-    holder = "another writer" if error.holder_pid is None else f"process {error.holder_pid}"
-    waited = f"waited {error.waited_s:.3f} s for the write lock, held by {holder}"
-    return f"{error.path}: {waited}. Nothing was written. Try again, or give a larger --lock-timeout."
 
 
 class _LogToStderr(logging.Handler):

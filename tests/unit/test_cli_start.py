@@ -102,6 +102,41 @@ def test_status_json_needs_little_more_memory_and_time_than_an_interpreter(big_s
     assert above_ms <= MAX_MS_ABOVE_BARE
 
 
+_INTERRUPT_IMPORT = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+sys.argv[1:] = {arguments!r}
+"""
+
+
+@pytest.mark.promise("CLI1")
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["status", "--json"], "sessionstore.cli.status"),
+        (["status", "--json"], "sessionstore.cli.survey"),
+        (["list"], "sessionstore.cli.commands"),
+        (["list"], "click"),
+    ],
+)
+def test_an_interrupt_while_the_command_starts_is_status_130(arguments: list[str], module: str, tmp_path: Path) -> None:
+    """CLI1: Ctrl-C before the command has done anything ends it as at any other time, without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPT_IMPORT.format(module=module, arguments=arguments) + _RUN_MAIN],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_importing_the_package_imports_none_of_its_modules(tmp_path: Path) -> None:
     """A program pays for the names that it uses."""
     loaded = modules_of("import sessionstore", [], tmp_path)

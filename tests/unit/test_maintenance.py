@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sessionstore import SessionStore, Settings
-from sessionstore.maintenance import sessions_to_remove
+from sessionstore.maintenance import sessions_to_remove, warn_of
 
 NOW_MS = 1_774_000_000_000
 
@@ -88,3 +88,21 @@ def test_what_maintenance_leaves_is_written_if_only_the_order_differs(store_path
     writes = store.stats().writes
     store.save({"b": {"n": 0}, "a": {"n": 0}, "old": {"updatedAt": 1}})
     assert store.stats().writes == writes
+
+
+@pytest.mark.parametrize(
+    ("counts", "prune_after_ms", "said"),
+    [
+        ((1, 0), 2_592_000_000, "would remove 1 entry older than 30 days."),
+        ((2, 1), 86_400_000, "would remove 2 entries older than 1 day; remove 1 entry beyond the newest 1,500."),
+        ((1200, 0), 129_600_000, "would remove 1,200 entries older than 1.5 days."),
+        ((1, 0), 86_399_999, "would remove 1 entry older than 86,399,999 ms."),
+    ],
+)
+def test_what_is_due_is_said_in_the_units_of_people(
+    counts: tuple[int, int], prune_after_ms: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One entry is an entry, and a limit of days is told in days."""
+    settings = Settings(prune_after_ms=prune_after_ms, max_entries=1500)
+    warn_of("sessions.json", pruned=counts[0], capped=counts[1], rotated_bytes=None, settings=settings)
+    assert said in caplog.text
