@@ -22,12 +22,11 @@ STICKY: Final = 0o1000
 _SPECIAL: Final = frozenset({"", ".", ".."})
 
 
-def _check_last_with_slash(inode: Inode | None, shown: object, *, creates: bool) -> None:
-    """What open(2) and the others say of a path, or of a last link, that ends in a slash."""
-    if creates:
-        fail(errno.EISDIR, shown)
-    if inode is not None and inode.kind != DIRECTORY:
-        fail(errno.ENOTDIR, shown)
+def _check_length(text: str, shown: object) -> None:
+    if not text:
+        fail(errno.ENOENT, shown)
+    if len(text) >= PATH_BYTES_MAX // 4 and len(text.encode("utf-8", "surrogateescape")) >= PATH_BYTES_MAX:
+        fail(errno.ENAMETOOLONG, shown)
 
 
 def _components(text: str) -> list[str]:
@@ -99,10 +98,7 @@ class Namespace(Disk):
         self, process: Process, text: str, *, base: Inode, shown: Named, follow: bool, creates: bool
     ) -> tuple[Inode, str, Inode | None]:
         """The whole way, component by component: path_resolution(7)."""
-        if not text:
-            fail(errno.ENOENT, shown)
-        if len(text) >= PATH_BYTES_MAX // 4 and len(text.encode("utf-8", "surrogateescape")) >= PATH_BYTES_MAX:
-            fail(errno.ENAMETOOLONG, shown)
+        _check_length(text, shown)
         self.touch(TREE, READ)
         pending = _components(text)
         must_be_directory = text.endswith("/")
@@ -110,6 +106,8 @@ class Namespace(Disk):
         while pending:
             name = pending.pop()
             inode = self._search(process, directory, name, shown)
+            if creates and must_be_directory and not pending:
+                fail(errno.EISDIR, shown)  # also of a link that leads back to itself: it is not followed any more
             if inode is not None and inode.kind == SYMLINK and (pending or follow or must_be_directory):
                 links_followed += 1
                 if links_followed > SYMLINKS_MAX:
@@ -118,8 +116,8 @@ class Namespace(Disk):
                 must_be_directory = must_be_directory or (not pending and inode.target.endswith("/"))
                 pending += _components(inode.target)
             elif not pending:
-                if must_be_directory:
-                    _check_last_with_slash(inode, shown, creates=creates)
+                if must_be_directory and inode is not None and inode.kind != DIRECTORY:
+                    fail(errno.ENOTDIR, shown)
                 if links_followed == 0:
                     self._remember_directory(process, base, text, name, directory)
                 return directory, name, inode

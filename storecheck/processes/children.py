@@ -1,6 +1,7 @@
 """How real children are started: one server that has the verifier loaded forks them, which takes milliseconds.
 
-`spawn` where there is no forkserver. The code under test is never loaded beforehand, so that a planted bug can be.
+`spawn` where there is no forkserver, and where a bug is to be planted into what a child imports: a program has one such
+server, and another part of it may have started that one with the code under test loaded.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ PRELOADED: Final = (
 """Loaded once by the server of children; the second half because test packages and stores often import it."""
 
 
-def child_context() -> Any:
-    """The start method for real children, as `multiprocess` has it."""
-    if sys.platform == "win32":
+def child_context(*, imports_anew: bool = False) -> Any:
+    """The start method for real children, as `multiprocess` has it.
+
+    Args:
+        imports_anew: a child must find no module of the code under test loaded; costs a new interpreter each.
+    """
+    if imports_anew or sys.platform == "win32":
         return multiprocess.get_context("spawn")
     context = multiprocess.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))

@@ -48,5 +48,19 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def plant(transform: Transform) -> None:
-    """From now on, modules outside the standard library are imported as `transform` changes them."""
+    """From now on, modules outside the standard library are imported as `transform` changes them.
+
+    Raises:
+        RuntimeError: a module with the bug's place is there already, without the bug: a race of it would prove nothing.
+    """
+    for name, module in list(sys.modules.items()):
+        spec: ModuleSpec | None = getattr(module, "__spec__", None)
+        if spec is None or name.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        source = spec.loader.get_source(spec.name) if isinstance(spec.loader, SourceFileLoader) else None
+        if source is not None and transform(spec.name, source) != source:
+            raise RuntimeError(
+                f"{spec.name} was imported before the bug could be planted into it. Import it in the module of the "
+                "adapter only, not in those of the program that runs the race and of the function that plants the bug."
+            )
     sys.meta_path.insert(0, _Finder(transform))

@@ -259,7 +259,7 @@ class _Runner:
     """One process, from the outside."""
 
     def __init__(self, entry: _Entry) -> None:
-        context = child_context()
+        context = child_context(imports_anew=entry.transform is not None)
         self.entry = entry
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_take_part, args=(theirs, entry), daemon=True)

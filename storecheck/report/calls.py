@@ -46,6 +46,9 @@ class Literal:
     value: object
 
 
+_SHORT_INTEGER: Final = 10**100
+
+
 # Writing
 
 
@@ -66,6 +69,8 @@ def spell_value(value: object) -> str:
         return "[" + ", ".join(map(spell_value, value)) + "]"
     if type(value) is tuple:
         return "(" + ", ".join(map(spell_value, value)) + (",)" if len(value) == 1 else ")")
+    if type(value) is int and abs(value) >= _SHORT_INTEGER:
+        return hex(value)  # decimal digits of so many are refused, by writers and readers of Python
     return repr(value)
 
 

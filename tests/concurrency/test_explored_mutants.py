@@ -24,7 +24,7 @@ SEED: Final = 1
 
 BOUNDS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("B04", "B63i"), 120),
-    **dict.fromkeys(("B07", "B49i", "B54i", "B58"), 60),
+    **dict.fromkeys(("B07", "B46i", "B49i", "B54i", "B58"), 60),
 }
 """Executions of PCT and random walks within which a bug is found."""
 
