@@ -158,7 +158,7 @@ def test_numbers(numbers):
     assert sum(numbers) < 100, f"numbers {numbers}"
 
 def test_profile():
-    assert settings.get_current_profile_name() == "default"
+    assert settings.get_current_profile_name() in ("default", "ci")  # whichever Hypothesis takes here
 """
 
 
