@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sessionstore import AsyncSessionStore, SessionStore, Settings, lock
+from sessionstore import AsyncSessionStore, SessionStore, Settings, Snapshot, lock
 from sessionstore.store import Edit
 
 WAIT_S = 60.0
@@ -178,3 +179,19 @@ def test_a_task_cancelled_in_its_block_writes_nothing(store_path: Path, way: str
 
     run(scenario())
     assert SessionStore(store_path, ONE_TRY).update(dict).result == {"a": {"n": 1}}
+
+
+@pytest.mark.promise("CACHE7")
+def test_what_a_caller_changes_during_a_save_is_not_in_it(store_path: Path) -> None:
+    """A save writes, and remembers as an entry's time, what it was given: the caller may go on with its objects."""
+    entry: dict[str, Any] = {"updatedAt": 1}
+
+    async def scenario() -> Snapshot:
+        saving = asyncio.ensure_future(AsyncSessionStore(store_path, ONE_TRY).save({"a": entry}))
+        await asyncio.sleep(0)  # the save has begun; it goes on when this task waits again
+        entry["updatedAt"] = 2
+        return await saving
+
+    saved = asyncio.run(scenario())
+    assert json.loads(store_path.read_bytes()) == {"a": {"updatedAt": 1}}
+    assert list(saved.index.updated_at) == list(SessionStore(store_path).load(skip_cache=True).index.updated_at) == [1]
