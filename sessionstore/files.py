@@ -109,7 +109,8 @@ class FileVersion:
         return self.identity.size_bytes
 
 
-def _require_regular(path: str, status: os.stat_result) -> None:
+def require_regular(path: str, status: os.stat_result) -> None:
+    """Raise `StoreError` for what is no regular file: the store could not replace it."""
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
 
@@ -132,7 +133,7 @@ class OpenFile:
         self._descriptor: int | None = os.open(path, _READ_FLAGS)
         try:
             self.status = os.fstat(self._descriptor)
-            _require_regular(path, self.status)
+            require_regular(path, self.status)
         except BaseException:
             self.close()
             raise

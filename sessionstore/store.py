@@ -210,6 +210,7 @@ class SessionStore:
         returns is handed back as `result`. A coroutine or generator is refused: it has not run.
 
         Raises:
+            TypeError: the mutator returned a coroutine or generator. Nothing is written.
             As `edit`, and whatever the mutator raises; then nothing is written.
         """
         edit = self.edit(base=base, active_session=active_session)

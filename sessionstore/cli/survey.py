@@ -16,7 +16,7 @@ import orjson
 
 from sessionstore.encoding import MAX_DEPTH
 from sessionstore.errors import CorruptStoreError, StoreError, command_for
-from sessionstore.files import OpenFile, resolve, temporary_prefix
+from sessionstore.files import OpenFile, require_regular, resolve, temporary_prefix
 from sessionstore.lock import LOCK_SUFFIX
 from sessionstore.maintenance import backups
 from sessionstore.settings import MisreadVariable, Settings, misread_variables
@@ -156,8 +156,7 @@ def has_file(path: str) -> bool:
         status = os.stat(resolve(os.path.abspath(path)))
     except FileNotFoundError:
         return False
-    if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{path}: not a regular file. Give the path of a file that the store may replace.")
+    require_regular(path, status)
     return True
 
 
