@@ -45,8 +45,8 @@ def merge_command(  # noqa: PLR0917 - click names them
 ) -> None:
     """Merge the run.json files below SHARDS into one report.
 
-    Exit status: 0 nothing failed, 1 something failed, 2 the documents do not belong together, 3 a shard did not
-    report, or what it left cannot be read, or no test ran.
+    Exit status: 0 nothing failed, 1 something failed, 2 wrong usage, 3 a shard did not report, or reported twice, or
+    what it left cannot be read or is of another run, or no test ran.
     """
     from storecheck.report import merging, notices
 
@@ -58,8 +58,9 @@ def merge_command(  # noqa: PLR0917 - click names them
         raise SystemExit(merging.EXIT_INCOMPLETE)
     try:
         run = merging.merge(found.runs, expected=expect)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    except merging.MergeError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(merging.EXIT_INCOMPLETE) from error
     run = run if keep is None else _compared(run, keep)
     status = merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run)
     durations = merging.merge_durations(shards)

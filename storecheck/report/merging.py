@@ -31,7 +31,6 @@ KEPT_RUNS_MAX: Final = 100
 
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_INCOMPLETE: Final = 3
 """Something that should have reported did not: what it would have found is not known."""
 
@@ -69,7 +68,7 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
 
     Args:
         runs: documents of shards.
-        expected: how many shards there should be; what the documents say if left out.
+        expected: how many shards there should be; fewer than the documents say are never enough.
         kept: earlier runs, the oldest first: see `with_kept`.
 
     Raises:
@@ -79,7 +78,7 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
         raise MergeError("no shard left a run document. Give the directory that holds their run.json files.")
     shards = sorted((shard for run in runs for shard in run.shards), key=lambda shard: shard.index)
     _check_that_they_belong_together(runs, shards)
-    count = expected if expected is not None else shards[0].count
+    count = max(expected or 0, shards[0].count)
     promises = _merged_promises(runs)
     merged = Run(
         commit=runs[0].commit,
@@ -101,22 +100,26 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
 
 
 def _check_that_they_belong_together(runs: Sequence[Run], shards: Sequence[Shard]) -> None:
-    counts = {shard.count for shard in shards}
-    if len(counts) != 1:
-        raise MergeError(f"shards of differently split runs: of {', '.join(map(str, sorted(counts)))}")
+    _check_alike("splits", ((str(shard.count), shard) for shard in shards))
     twice = sorted({s.index for s in shards if sum(other.index == s.index for other in shards) > 1})
     if twice:
         who = ", ".join(map(str, twice))
         raise MergeError(f"shard {who} reported more than once. Empty the directory before a run.")
-    commits = {run.commit for run in runs}
-    if len(commits) != 1:
-        raise MergeError(f"shards of different commits: {', '.join(sorted(commits))}")
-    jobs = {shard.job for shard in shards}
-    if len(jobs) != 1:
-        raise MergeError(f"shards of different jobs: {', '.join(sorted(job or 'none' for job in jobs))}")
+    _check_alike("commits", ((run.commit, shard) for run in runs for shard in run.shards))
+    _check_alike("jobs", ((shard.job, shard) for shard in shards))
     seeds = [shard.seed for shard in shards if shard.seed != "none"]
     if len(set(seeds)) != len(seeds):
         raise MergeError("two shards searched with the same seed: one repeated the other. Leave seeds to --shard.")
+
+
+def _check_alike(what: str, said: Iterable[tuple[str, Shard]]) -> None:
+    """Raise MergeError unless all shards say the same."""
+    by_value: dict[str, list[int]] = {}
+    for value, shard in said:
+        by_value.setdefault(value or "none", []).append(shard.index)
+    if len(by_value) > 1:
+        shown = (f"{value} (shard {', '.join(map(str, sorted(who)))})" for value, who in sorted(by_value.items()))
+        raise MergeError(f"shards of different {what}: {', '.join(shown)}. Empty the directory before a run.")
 
 
 def with_kept(run: Run, kept: Sequence[Run]) -> Run:

@@ -128,7 +128,8 @@ def test_an_unreadable_shard_is_exit_3(tmp_path: Path) -> None:
     """Half a document is no document."""
     directory = write(tmp_path, shard(1), shard(2), shard(3))
     (directory / "shard-3" / "run.json").write_text('{"format": "storecheck-run"', encoding="utf-8")
-    assert merged(directory)[0] == 3
+    status, output = merged(directory)
+    assert (status, "shard-3/run.json: Expecting" in output, "No report of shard 3." in output) == (3, True, True)
 
 
 def test_nothing_at_all_is_exit_3(tmp_path: Path) -> None:
@@ -139,6 +140,30 @@ def test_nothing_at_all_is_exit_3(tmp_path: Path) -> None:
 def test_fewer_shards_than_expected_is_exit_3(tmp_path: Path) -> None:
     """What CI started counts, not what the documents say."""
     assert merged(write(tmp_path, shard(1, 1)), "--expect", "2")[0] == 3
+
+
+def test_expecting_fewer_than_there_were_hides_no_missing_shard(tmp_path: Path) -> None:
+    """The shards say themselves that they were three; a smaller number given does not make two of them all."""
+    status, output = merged(write(tmp_path, shard(1), shard(2)), "--expect", "2")
+    assert (status, "No report of shard 3." in output) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((shard(1), shard(1), shard(2), shard(3)), "shard 1 reported more than once"),
+        ((shard(1), shard(2), replace(shard(3), commit="other")), "shards of different commits: none (shard 1, 2), other (shard 3)"),
+        ((shard(1), shard(2, 2)), "shards of different splits: 2 (shard 2), 3 (shard 1)"),
+    ],
+    ids=["twice", "another commit", "another split"],
+)
+def test_shards_that_do_not_belong_together_are_exit_3(tmp_path: Path, parts: tuple[Run, ...], message: str) -> None:
+    """Nobody knows what the shards that should have been there would have found; no report is made of them."""
+    for number, part in enumerate(parts):
+        write(tmp_path / str(number), part)
+    status, output = merged(tmp_path)
+    assert (status, message in output) == (3, True), output
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_shards_and_no_failure_is_exit_0(tmp_path: Path) -> None:
@@ -158,11 +183,11 @@ def test_shards_that_do_not_belong_together_are_refused() -> None:
     """Two of the same, of differently split runs, of different commits."""
     with pytest.raises(MergeError, match="shard 1 reported more than once"):
         merge([shard(1), shard(1)])
-    with pytest.raises(MergeError, match="differently split"):
+    with pytest.raises(MergeError, match="different splits"):
         merge([shard(1, 2), shard(2, 3)])
     with pytest.raises(MergeError, match="different commits"):
         merge([shard(1), replace(shard(2), commit="other")])
-    with pytest.raises(MergeError, match="different jobs: gate, search"):
+    with pytest.raises(MergeError, match=r"different jobs: gate \(shard 2\), search \(shard 1\)"):
         merge([shard(1), with_shard(shard(2), job="gate")])
     with pytest.raises(MergeError, match="same seed"):
         merge([shard(1), with_shard(shard(2), seed=f"{1:016x}")])
