@@ -357,12 +357,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One part of a run. `index` counts from 1; a run that is not split is shard 1 of 1. `known`: `KnownFailure`s."""
+    """One part of a run. `index` counts from 1; a run that is not split is shard 1 of 1. `known`: `KnownFailure`s.
+
+    `ci_run` is what CI calls the run, the same for all its shards, and empty outside CI.
+    """
 
     index: int
     count: int
     seed: str
     job: str
+    ci_run: str
     started_at: str
     duration_s: float
     passed: int

@@ -106,6 +106,7 @@ def _check_that_they_belong_together(runs: Sequence[Run], shards: Sequence[Shard
         who = ", ".join(map(str, twice))
         raise MergeError(f"shard {who} reported more than once. Empty the directory before a run.")
     _check_alike("commits", ((run.commit, shard) for run in runs for shard in run.shards))
+    _check_alike("runs", ((shard.ci_run, shard) for shard in shards))
     _check_alike("jobs", ((shard.job, shard) for shard in shards))
     seeds = [shard.seed for shard in shards if shard.seed != "none"]
     if len(set(seeds)) != len(seeds):

@@ -34,7 +34,7 @@ SHARD_VARIABLES: Final = (
     ("CI_NODE_INDEX", "CI_NODE_TOTAL", 1),  # GitLab: parallel
     ("BUILDKITE_PARALLEL_JOB", "BUILDKITE_PARALLEL_JOB_COUNT", 0),  # Buildkite counts from 0
 )
-SEED_VARIABLES: Final = ("GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER")
+RUN_VARIABLES: Final = ("GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER")
 """What tells one run of CI from the next, and is the same for all its shards."""
 
 REDIS_SCHEMES: Final = ("redis://", "rediss://")
@@ -79,6 +79,11 @@ def shard_of_ci(environ: Mapping[str, str]) -> ShardChoice | None:
                 raise ValueError(f'{index_name} is "{index}" and {count_name} is "{count}". Both are whole numbers.')
             return parse_shard(f"{int(index) + 1 - first}/{int(count)}")
     return None
+
+
+def run_of_ci(environ: Mapping[str, str]) -> str:
+    """What CI calls the run that this is part of; empty outside CI."""
+    return next((environ[name] for name in RUN_VARIABLES if environ.get(name)), "")
 
 
 def seed_of(base: str, shard: ShardChoice, nodeid: str = "") -> int:
@@ -156,7 +161,7 @@ def _chosen_shard(config: pytest.Config) -> ShardChoice | None:
 def pytest_configure(config: pytest.Config) -> None:
     """After Hypothesis has chosen its profile: what the job changes of it; and the writer of the report."""
     shard = parse_shard(config.getoption("shard")) if config.getoption("shard") else ShardChoice(1, 1)
-    base = config.getoption("shard_seed") or next((os.environ[n] for n in SEED_VARIABLES if os.environ.get(n)), "0")
+    base = config.getoption("shard_seed") or run_of_ci(os.environ) or "0"
     job = config.getoption("job")
     for option in ("--example-database", "--new-examples"):
         if config.getoption(option.removeprefix("--").replace("-", "_")) and job != "search":
@@ -358,6 +363,7 @@ class _ReportWriter:
             count=self._shard.count,
             seed=self._seed if self._seed == "none" else f"{seed_of(self._seed, self._shard):016x}",
             job=self._config.getoption("job") or "",
+            ci_run=run_of_ci(os.environ),
             started_at=self._started_at.isoformat(timespec="seconds"),
             duration_s=round(time.monotonic() - self._started_s, 3),
             passed=outcomes.count("passed"),

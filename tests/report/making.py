@@ -26,7 +26,7 @@ from storecheck.explore import explore, sizes_of
 from storecheck.program import Json, ProcessProgram
 from storecheck.report import crashes
 from storecheck.report.document import Run, Shard, dumps, load
-from storecheck.report.examples import Origin, crash_example_of, example_of
+from storecheck.report.examples import FAILURES_DIRECTORY, Origin, crash_example_of, example_of, placed
 from tests.report.subject import FILE, explained
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -180,14 +180,15 @@ def fail(test: FailingTest) -> tuple[Run, dict[str, Any]]:
         if not examples or examples[0].kind == "test":
             raise LookupError(f"{test.node} left no counterexample with {test.mutant}:\n{done.stdout[-2000:]}")
         document = json.loads(Path(scratch, "failures", examples[0].id, "counterexample.json").read_text("utf-8"))
-    return run_of(replace(examples[0], first_seen="", shards=(1,))), document
+    found = placed(examples[0], Path(FAILURES_DIRECTORY, examples[0].id))
+    return run_of(replace(found, first_seen="", shards=(1,))), document
 
 
 def run_of(*examples: Any) -> Run:
     """A run that found these, and nothing else is known of."""
     shard = Shard(
-        index=1, count=1, seed="0", job="golden", started_at="2026-01-01T00:00:00+00:00", duration_s=0.0, passed=0,
-        failed=len(examples), known=0, skipped=0, unfinished=0, exit_status=1, environment={},
+        index=1, count=1, seed="0", job="golden", ci_run="", started_at="2026-01-01T00:00:00+00:00", duration_s=0.0,
+        passed=0, failed=len(examples), known=0, skipped=0, unfinished=0, exit_status=1, environment={},
     )  # fmt: skip
     return Run(
         commit="", started_at=shard.started_at, duration_s=0.0, shards=(shard,), missing_shards=(), promises=(),

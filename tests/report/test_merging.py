@@ -29,6 +29,11 @@ def shard(index: int, count: int = 3, *, mutant: str | None = None) -> Run:
     return replace(run, shards=(part,), examples=examples, figures={"schedules": 100})
 
 
+def with_shard(run: Run, **changes: Any) -> Run:
+    """The document of a shard that says something else of itself."""
+    return replace(run, shards=(replace(run.shards[0], **changes),))
+
+
 KEPT = PromiseVerdict(
     id="SNAP1",
     title="an old base overwrites nothing",
@@ -45,11 +50,6 @@ KEPT = PromiseVerdict(
     mutants_untried=(),
     failures=(),
 )
-
-
-def with_shard(run: Run, **changes: Any) -> Run:
-    """The document of a shard that says something else of itself."""
-    return replace(run, shards=(replace(run.shards[0], **changes),))
 
 
 def write(tmp_path: Path, *runs: Run) -> Path:
@@ -152,10 +152,17 @@ def test_expecting_fewer_than_there_were_hides_no_missing_shard(tmp_path: Path) 
     ("parts", "message"),
     [
         ((shard(1), shard(1), shard(2), shard(3)), "shard 1 reported more than once"),
-        ((shard(1), shard(2), replace(shard(3), commit="other")), "shards of different commits: none (shard 1, 2), other (shard 3)"),
+        (
+            (shard(1), shard(2), replace(shard(3), commit="other")),
+            "shards of different commits: none (shard 1, 2), other (shard 3)",
+        ),
+        (
+            (with_shard(shard(1), ci_run="77"), with_shard(shard(2), ci_run="76"), with_shard(shard(3), ci_run="77")),
+            "shards of different runs: 76 (shard 2), 77 (shard 1, 3)",
+        ),
         ((shard(1), shard(2, 2)), "shards of different splits: 2 (shard 2), 3 (shard 1)"),
     ],
-    ids=["twice", "another commit", "another split"],
+    ids=["twice", "another commit", "another run", "another split"],
 )
 def test_shards_that_do_not_belong_together_are_exit_3(tmp_path: Path, parts: tuple[Run, ...], message: str) -> None:
     """Nobody knows what the shards that should have been there would have found; no report is made of them."""

@@ -22,7 +22,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
 
 from storecheck.cli import main
 from storecheck.report.document import load
-from storecheck.report.plugin import open_database, shared_database
+from storecheck.report.plugin import RUN_VARIABLES, open_database, shared_database
 from tests.report.making import GOLDEN
 
 PROMISES = """
@@ -113,6 +113,18 @@ def test_shards_share_the_tests_and_merge(project: pytest.Pytester) -> None:
     merged = merge(find_runs(project.path / ".shards").runs)
     assert merged.missing_shards == ()
     assert sum(shard.passed + shard.failed for shard in merged.shards) == 3
+
+
+@pytest.mark.parametrize("variable", ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER"])
+def test_a_report_says_which_run_of_ci_it_is_of(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """So that a report left by an earlier run of the same commit is not merged as this one's."""
+    for name in RUN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "77")
+    run(project, "-k", "nothing")
+    assert [shard.ci_run for shard in load(project.path / "report" / "run.json").shards] == ["77"]
 
 
 @pytest.mark.parametrize(
