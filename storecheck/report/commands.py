@@ -63,7 +63,10 @@ def merge_command(  # noqa: PLR0917 - click names them
         raise SystemExit(merging.EXIT_INCOMPLETE) from error
     run = run if keep is None else _compared(run, keep)
     status = merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run)
-    durations = merging.merge_durations(shards)
+    durations, problems = merging.merge_durations(shards)
+    for problem in problems:
+        # They only say where the next run is cut: not worth a report, but worth a line.
+        click.echo(f"Durations left out: {problem}", err=True)
     merging.write_report(run, out)
     if durations:
         merging.write_durations(durations, out)

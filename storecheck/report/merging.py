@@ -8,6 +8,7 @@ one in which no test ran. What else shards leave (durations of tests, Hypothesis
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -164,12 +165,25 @@ def keep(run: Run, directory: Path) -> Path:
     return path
 
 
-def merge_durations(shards: Path) -> dict[str, float]:
-    """Seconds by test, of all `durations.json` below a directory; sorted, for version control."""
+def merge_durations(shards: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Seconds by test, of all `durations.json` below a directory, sorted; and what is wrong with those left out."""
     durations: dict[str, float] = {}
+    problems: list[str] = []
     for path in sorted(shards.rglob(DURATIONS_FILE)):
-        durations |= json.loads(path.read_text(encoding="utf-8"))
-    return dict(sorted(durations.items()))
+        try:
+            durations |= _durations_in(path)
+        except (ValueError, OSError) as error:  # noqa: PERF203 - a few files, and each may be broken
+            problems.append(f"{path}: {error}")
+    return dict(sorted(durations.items())), tuple(problems)
+
+
+def _durations_in(path: Path) -> dict[str, float]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not all(
+        type(spent_s) in (int, float) and math.isfinite(spent_s) for spent_s in found.values()
+    ):
+        raise ValueError("expected an object with the seconds of each test")
+    return found
 
 
 def merge_examples(shards: Path, into: Path) -> int:

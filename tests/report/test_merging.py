@@ -270,6 +270,17 @@ def test_durations_and_examples_of_shards_are_joined(tmp_path: Path) -> None:
     assert found == {"test_1": 1.0, "test_2": 2.0}
 
 
+@pytest.mark.parametrize("broken", ['{"test_1": 1.', "[]", '{"test_1": "long"}', '{"test_1": NaN}'])
+def test_durations_that_cannot_be_read_are_left_out(tmp_path: Path, broken: str) -> None:
+    """They only say where to cut the next run: the report is made, and what was left out is said."""
+    directory = write(tmp_path, shard(1, 2), shard(2, 2))
+    (directory / "shard-1" / "durations.json").write_text(broken, encoding="utf-8")
+    (directory / "shard-2" / "durations.json").write_text('{"test_2": 2}', encoding="utf-8")
+    status, output = merged(directory)
+    assert (status, "Durations left out: " in output, "shard-1/durations.json" in output) == (0, True, True), output
+    assert json.loads((directory / "out" / "durations.json").read_text(encoding="utf-8")) == {"test_2": 2}
+
+
 def test_a_kept_run_gives_trend_and_first_seen() -> None:
     """Known failures keep their date; figures are compared."""
     kept = merge([replace(shard(1, 1, mutant="B76"), started_at="2026-01-01T00:00:00+00:00")])
