@@ -11,8 +11,9 @@ import hashlib
 import importlib
 import json
 import platform
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -54,6 +55,9 @@ REPLAYS: Final = 20
 """Replays of each failing example. A schedule that replays 20 times depends on nothing that is not recorded."""
 
 FAILURES_DIRECTORY: Final = ".storecheck/failures"
+"""Where the commands of an example look for its files as long as these are not written; see `placed`."""
+
+COUNTEREXAMPLE_FILE: Final = "counterexample.json"
 ID_CHARACTERS: Final = 6
 
 
@@ -528,8 +532,7 @@ def make_example(
 ) -> Example:
     """An example with everything that all kinds have in common, masked."""
     identifier = f"{'seq' if kind == 'sequence' else kind}-{fingerprint[:ID_CHARACTERS]}"
-    directory = f"{FAILURES_DIRECTORY}/{identifier}"
-    name = identifier.replace("-", "_")
+    replay, run_as_test = _commands(identifier, Path(FAILURES_DIRECTORY, identifier))
     example = Example(
         id=identifier,
         kind=kind,
@@ -539,8 +542,8 @@ def make_example(
         verdict=verdict,
         test=origin.test,
         fingerprint=fingerprint,
-        replay=f"storecheck replay {directory}/counterexample.json",
-        run_as_test=f"pytest {directory}/test_{name}.py",
+        replay=replay,
+        run_as_test=run_as_test,
         replays=replays,
         shrunk=shrunk,
         preemptions=preemptions,
@@ -599,13 +602,40 @@ def _told_as_recorded(document: Counterexample, origin: Origin, why: str) -> Exa
     )
 
 
-def write_failure(example: Example, document: Mapping[str, Any], directory: Path) -> None:
-    """Put counterexample and test of a failure into `directory`/<id>, where its replay command looks for them.
+def write_failure(example: Example, document: Mapping[str, Any], directory: Path) -> Path:
+    """Put counterexample and test of a failure into `directory`/<id>; returns that directory, for `placed`.
 
+    Lone surrogates, which a text may have and UTF-8 has not, are written as escapes: JSON and Python read them back.
     The counterexample is not masked: without its values it does not replay. Keep the directory where it is.
     """
     target = directory / example.id
     target.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    (target / "counterexample.json").write_text(text, encoding="utf-8")
-    (target / f"test_{example.id.replace('-', '_')}.py").write_text(example.reproducer, encoding="utf-8")
+    texts = {
+        COUNTEREXAMPLE_FILE: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        _test_file(example.id): example.reproducer,
+    }
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return target
+
+
+def placed(example: Example, target: Path) -> Example:
+    """The example with the commands that replay its files in the directory `target`, for use where we are now.
+
+    Below the current directory the path is relative, so that it is the same on another machine.
+    """
+    target = target.resolve()
+    here = Path.cwd().resolve()
+    shown = target.relative_to(here) if target.is_relative_to(here) else target
+    replay, run_as_test = _commands(example.id, shown)
+    return replace(example, replay=replay, run_as_test=run_as_test)
+
+
+def _commands(identifier: str, directory: Path) -> tuple[str, str]:
+    """Replay and run as test, for a shell."""
+    counterexample, test = (directory / COUNTEREXAMPLE_FILE, directory / _test_file(identifier))
+    return f"storecheck replay {shlex.quote(str(counterexample))}", f"pytest {shlex.quote(str(test))}"
+
+
+def _test_file(identifier: str) -> str:
+    return f"test_{identifier.replace('-', '_')}.py"

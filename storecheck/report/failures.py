@@ -12,7 +12,15 @@ from storecheck import counterexample as counterexamples
 from storecheck.program import ProgramError
 from storecheck.report import crashes, told
 from storecheck.report.document import Example
-from storecheck.report.examples import ID_CHARACTERS, Origin, crash_example_of, example_of, masked, write_failure
+from storecheck.report.examples import (
+    ID_CHARACTERS,
+    Origin,
+    crash_example_of,
+    example_of,
+    masked,
+    placed,
+    write_failure,
+)
 from storecheck.report.retelling import told_example_of
 from storecheck.runner import NoEvidence
 from storecheck.verdict import Failure, PromiseVerdict, Verdict
@@ -50,8 +58,7 @@ def example_of_payload(
     except (ProgramError, NoEvidence) as error:
         # It needs something that only the test had, such as a check inside a function: shown as pytest showed it.
         return example_of_failure(failure, promise, shard=shard, why=str(error))
-    write_failure(example, payload["document"], directory)
-    return example
+    return placed(example, write_failure(example, payload["document"], directory))
 
 
 def fingerprint_of_payload(payload: Mapping[str, Any], promise: str) -> str:

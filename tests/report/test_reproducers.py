@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from storecheck import Operation, PreemptionBounded, Program, process
 from storecheck.counterexample import from_failure, replay
 from storecheck.explore import explore
 from storecheck.report.document import KIND_NAMES, load
-from storecheck.report.examples import reproduce
+from storecheck.report.examples import placed, reproduce, write_failure
 from storecheck.report.reproducer import CRASH, RACE, TOLD, reproducer
 from storecheck.runner import Execution
 from storecheck.schedule import ReplayDiverged
@@ -91,6 +92,63 @@ def test_the_golden_reproducers_are_what_is_written_now(name: str) -> None:
         title=example.title,
         promise=example.promise_text,
     )
+
+
+RACE_TEST = """
+from storecheck import Operation, PreemptionBounded, Program, process
+from storecheck.drawing import verify
+
+def lost(execution):
+    return None if execution.files()["counter"] == b"2" else "an addition is lost"
+
+def test_additions_are_kept():
+    add = process(Operation("add", {"amount": 1}))
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add, add), files={"counter": b"0"})
+    verify(program, strategy=PreemptionBounded(1), check=lost, check_path="test_found:lost")
+"""
+PROMISE_LIST = "from types import SimpleNamespace\n\nALL = (SimpleNamespace(id='A1', title='adds up', text='Adds.'),)\n"
+
+
+@pytest.mark.parametrize("where", ["report", "other reports/of today"])
+def test_the_printed_commands_are_about_files_that_are_there(pytester: pytest.Pytester, where: str) -> None:
+    """Typed where the tests were run, one replays the failure and the other fails as a test."""
+    pytester.makepyfile(promise_list=PROMISE_LIST, test_found=RACE_TEST)
+    pytester.makeini("[pytest]\npromises = promise_list:ALL\npythonpath = .\n")
+    pytester.runpytest_subprocess("-p", "no:randomly", "--report-dir", where, timeout=120)
+    example = load(pytester.path / where / "run.json").examples[0]
+    ends = ((example.replay, 0, "1 of 1 replays did exactly"), (example.run_as_test, 1, "an addition is lost"))
+    for command, status, said in ends:
+        words = shlex.split(command)
+        assert (pytester.path / words[-1]).is_file(), command
+        assert not Path(words[-1]).is_absolute()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command, shell=True, cwd=pytester.path, env=os.environ | {"PATH": path, "PYTHONPATH": "."},
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert (done.returncode, said in done.stdout) == (status, True), done.stdout + done.stderr
+
+
+def test_commands_for_files_elsewhere_have_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that they can be given from anywhere; below the current directory they are short."""
+    example = load(GOLDEN / "B76.json").examples[0]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert placed(example, tmp_path / "elsewhere").replay == (
+        f"storecheck replay {tmp_path.resolve()}/elsewhere/counterexample.json"
+    )
+    assert placed(example, Path("below")).run_as_test == f"pytest below/test_{example.id.replace('-', '_')}.py"
+
+
+def test_lone_surrogates_are_written_and_read_back(tmp_path: Path) -> None:
+    """UTF-8 has none; both files are still written, and say the same when they are read."""
+    example = load(GOLDEN / "B76.json").examples[0]
+    document = {"title": "a \ud800 b"}
+    target = write_failure(dataclasses.replace(example, reproducer='TITLE = "\udfff"\n'), document, tmp_path)
+    assert json.loads((target / "counterexample.json").read_text(encoding="utf-8")) == document
+    found: dict[str, object] = {}
+    exec(next(target.glob("test_*.py")).read_text(encoding="utf-8"), found)
+    assert found["TITLE"] == "\udfff"
 
 
 def lost(execution: Execution) -> str | None:
