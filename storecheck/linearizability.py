@@ -35,9 +35,12 @@ _FIRST_SLICE_CONFIGURATIONS = 256
 """What each partition may visit in the first round. Doubled every round: easy partitions end, and a hard one neither
 starves the others nor pays for many rounds."""
 
-
 _CHAIN_STATES = 8
 """States looked at to find out whether an operation of unknown outcome can serve one that must come."""
+
+
+class UndecidedError(RuntimeError):
+    """A search met its cap: the history is neither right nor wrong, and whoever asked has no answer."""
 
 
 class Need(NamedTuple):
@@ -124,6 +127,15 @@ class Verdict:
     def illegal(self) -> PartitionVerdict | None:
         """The partition found illegal, if any. The search stops at the first."""
         return next((each for each in self.partitions if each.status == "illegal"), None)
+
+    def require_decided(self) -> None:
+        """For whoever knows only right and wrong.
+
+        Raises:
+            UndecidedError: the verdict is undecided.
+        """
+        if self.status == "undecided":
+            raise UndecidedError(str(self))
 
     def __str__(self) -> str:
         head = f"{self.status}: {self.operations} operations against {self.specification}"

@@ -107,7 +107,11 @@ def in_terms_of_sessions(history: History) -> History:
 
 
 def keeps_contract(execution: Execution) -> str | None:
-    """What is wrong with a run of an adapter, or None."""
+    """What is wrong with a run of an adapter, or None.
+
+    Raises:
+        UndecidedError: the checker gave up.
+    """
     path = execution.program.adapter
     history = execution.history()
     problem = unexpected_error(in_terms_of_sessions(history), path, faulty=bool(execution.faults))
@@ -142,15 +146,18 @@ def unexpected_error(history: History, path: str, *, faulty: bool) -> str | None
 
 
 def judge_history(history: History, path: str, files: Mapping[str, bytes]) -> str | None:
-    """What fits no order of a history and what is left after it, or None."""
+    """What fits no order of a history and what is left after it, or None.
+
+    Raises:
+        UndecidedError: the checker gave up.
+    """
     left = left_in(path, files)
     assert isinstance(left.result, Mapping)
     if "unreadable" in left.result:
         return f"the store cannot be read any more: {left.result['unreadable']}"
     first: dict[str, Json] = dict(FIRST)
     verdict = check(seen_at_end(in_terms_of_sessions(history), [left]), versioned_map(first))
-    if verdict.status == "undecided":
-        return f"the checker gave up: {verdict}"
+    verdict.require_decided()
     refused = None if verdict.illegal is None else verdict.illegal.refused
     if refused is None:
         return None

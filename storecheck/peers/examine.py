@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from storecheck.counterexample import Counterexample, from_failure
 from storecheck.crash import MODELS
 from storecheck.explore import Exploration, explore
+from storecheck.linearizability import UndecidedError
 from storecheck.machine import MachineParameters
 from storecheck.peers.contract import (
     CHECK_PATH,
@@ -29,7 +30,7 @@ from storecheck.peers.contract import (
 )
 from storecheck.peers.power import VERSIONS, NotRecordedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
-from storecheck.processes import Confirmation, Race, Team, confirm, run_race
+from storecheck.processes import Confirmation, Race, RaceResult, Team, confirm, run_race
 from storecheck.program import Operation, ProcessProgram, Program, process
 from storecheck.runner import NoEvidence, Runner
 from storecheck.schedule import Fault, PreemptionBounded
@@ -143,6 +144,8 @@ def _by_search(path: str, promise: PromiseName, transform: Any) -> Finding:
                 return _broken(promise, result, transform)
     except NoEvidence as error:
         return _by_race(path, promise, f"it cannot be simulated: {error}")
+    except UndecidedError as error:
+        return Finding(promise=promise, promised=False, outcome="not examined", evidence=str(error))
     evidence = f"{len(searched)} failing calls, each alone" if promise == "errors" else "; ".join(searched)
     return Finding(promise=promise, promised=False, outcome="kept", evidence=evidence)
 
@@ -239,23 +242,35 @@ def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
     kills = RACE_KILLS if promise == "kills" else 0
     racers = Team(adapter=path, workload=f"{__name__}:workload", workers=RACERS)
     operations = met = killed = 0
+    undecided = ""
     for seed in range(RACES):
         race = Race(teams=(racers,), files=first_files(path), kills=kills, seed=seed)
         result = run_race(race)
         operations += len(result.history.operations)
         met += result.met["overlaps"]
         killed += result.met["kills"]
-        problem = "; ".join(result.stuck)
-        problem = problem or unexpected_error(in_terms_of_sessions(result.history), path, faulty=False) or ""
-        problem = problem or judge_history(result.history, path, result.files) or ""
+        try:
+            problem = _wrong_with(result, path)
+        except UndecidedError as error:
+            undecided = f"race {seed + 1} of real processes ({reason}): {error}"
+            continue
         if problem and (promise != "reads" or _is_of_a_reader(problem)):
             evidence = f"race {seed + 1} of real processes ({reason}): {problem}"
             return Finding(promise=promise, promised=False, outcome="BROKEN", evidence=evidence)
+    if undecided:
+        return Finding(promise=promise, promised=False, outcome="not examined", evidence=undecided)
     evidence = f"raced only ({reason}): {RACES} races, {operations} operations, {met} of them overlapping"
     evidence += f", {killed} kills" if kills else ""
     # A race in which nobody met anybody is none.
     shown: Outcome = "kept" if met and bool(killed) == bool(kills) else "not examined"
     return Finding(promise=promise, promised=False, outcome=shown, evidence=evidence)
+
+
+def _wrong_with(result: RaceResult, path: str) -> str:
+    """What is wrong with a race, or ""."""
+    problem = "; ".join(result.stuck)
+    problem = problem or unexpected_error(in_terms_of_sessions(result.history), path, faulty=False) or ""
+    return problem or judge_history(result.history, path, result.files) or ""
 
 
 # Power loss

@@ -18,7 +18,7 @@ from storecheck.counterexample import Counterexample, CounterexampleError, from_
 from storecheck.explore import Exploration, explore
 from storecheck.history import Call, History
 from storecheck.history import Operation as Recorded
-from storecheck.linearizability import Specification, Verdict, check
+from storecheck.linearizability import Specification, UndecidedError, Verdict, check
 from storecheck.processes.controlled import Confirmation, confirm
 from storecheck.processes.races import by_position
 from storecheck.program import Operation, ProcessProgram, Program
@@ -80,9 +80,14 @@ class LinearizableCheck:
     looks: Looks
 
     def __call__(self, execution: Execution) -> str | None:
-        """What does not fit, or None."""
+        """What does not fit, or None.
+
+        Raises:
+            UndecidedError: the checker gave up.
+        """
         history = by_position(execution.history())
         verdict = check(seen_at_end(history, self.looks(execution.files())), self.specification)
+        verdict.require_decided()
         refused = None if verdict.illegal is None else verdict.illegal.refused
         return None if refused is None else f"{refused.process}: {refused.call} fits in no order"
 
@@ -107,7 +112,7 @@ def hand_over(
     check_path: str | None = None,
     transform: Transform | None = None,
 ) -> Handover | None:
-    """Look for the failure of a race in simulation and reality; None if the history is not illegal.
+    """Look for the failure of a race in simulation and reality; None if the history is correct.
 
     Args:
         history: of the race, with arguments by position and looks at the end.
@@ -118,8 +123,12 @@ def hand_over(
         files: initial files of the small programs, as small as they may be.
         check_path: import path of a check that judges the same, for the counterexample.
         transform: a planted bug.
+
+    Raises:
+        UndecidedError: the checker gave up on the history.
     """
     verdict = check(history, specification)
+    verdict.require_decided()
     culprit = None if verdict.illegal is None else verdict.illegal.refused
     if culprit is None:
         return None
@@ -133,6 +142,9 @@ def hand_over(
         except NoEvidence as error:
             searched.append(f"{shown}: cannot be simulated: {error}")
             break
+        except UndecidedError as error:
+            searched.append(f"{shown}: {error}")
+            continue
         searched.append(f"{shown}: {result}")
         if result.failure is not None:
             document = _document(result, check_path, transform)

@@ -6,14 +6,20 @@ must find them again; a failure that no simulation can show must be reported as 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from models.mutants import mutant_by_id
+from storecheck import PreemptionBounded
+from storecheck.explore import explore
 from storecheck.history import Call, History, Operation
-from storecheck.linearizability import versioned_map
-from storecheck.processes import Race, Team, hand_over, run_race, seen_at_end
+from storecheck.linearizability import UndecidedError, check, versioned_map
+from storecheck.processes import LinearizableCheck, Race, Team, hand_over, run_race, seen_at_end
+from tests.races import reconfirming
 from tests.races.gateway import FILE, SESSIONS, versions_of
 
 ADAPTER = "tests.races.gateway:Gateway"
@@ -83,3 +89,45 @@ def test_a_correct_history_is_not_handed_over() -> None:
     """There is nothing to look for."""
     history = History(operations=(of("P1", Call(name="get", argument=[SESSIONS[0]]), 1),))
     assert hand_over(history, adapter=ADAPTER, specification=versioned_map(), looks=looks, files={FILE: b"{}"}) is None
+
+
+def give_up_after(configurations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checker visit so few that it does not come to an end."""
+    capped = functools.partial(check, cap_configurations=configurations)
+    monkeypatch.setattr("storecheck.processes.handover.check", capped)
+
+
+def test_a_history_that_the_checker_gives_up_on_is_not_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither right nor wrong: who asked is told that there is no answer."""
+    give_up_after(1, monkeypatch)
+    history = History(
+        operations=(
+            of("P1", Call(name="set", argument=[SESSIONS[0], "one"], result=None), 1),
+            of("P2", Call(name="get", argument=[SESSIONS[0]], result="one"), 5),
+        )
+    )
+    with pytest.raises(UndecidedError, match="undecided: 2 operations"):
+        hand_over(history, adapter=ADAPTER, specification=versioned_map(), looks=looks, files={FILE: b"{}"})
+
+
+def test_a_schedule_that_the_checker_gives_up_on_is_not_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose check has no answer ends with that, instead of calling the schedule fine."""
+    give_up_after(1, monkeypatch)
+    fits = LinearizableCheck(versioned_map(dict(reconfirming.FIRST)), reconfirming.looks)
+    with pytest.raises(UndecidedError, match="undecided: 3 operations"):
+        explore(reconfirming.program("updates"), strategy=PreemptionBounded(0), check=fits)
+
+
+def test_a_hand_over_says_where_the_checker_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race has failed; a small program of which nothing can be said is told as one, and the next is searched."""
+    give_up_after(3, monkeypatch)
+    history = History(
+        operations=(
+            of("P1", Call(name="set", argument=[SESSIONS[0], "one"], result=None), 1),
+            of("P2", Call(name="get", argument=[SESSIONS[0]], result=None), 5),
+        )
+    )
+    found = hand_over(history, adapter=ADAPTER, specification=versioned_map(), looks=looks, files={FILE: b"{}"})
+    assert found is not None
+    assert found.counterexample is None
+    assert "undecided: 6 operations" in str(found)

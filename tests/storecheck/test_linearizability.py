@@ -24,6 +24,7 @@ from storecheck.linearizability import (
     Need,
     PartitionVerdict,
     Specification,
+    UndecidedError,
     Verdict,
     check,
     register,
@@ -842,3 +843,10 @@ class TestReport:
             "undecided: 2 operations against a key-value store: gave up (configurations: 1, partitions: 1). "
             "Raise cap_configurations, or check a shorter history."
         )
+
+    def test_who_knows_only_right_and_wrong_is_told_that_it_is_neither(self) -> None:
+        """A verdict that is required raises if the search gave up, and only then."""
+        check(sequence(wrote(1), read(1)), REGISTER).require_decided()
+        check(sequence(wrote(1), read(None)), REGISTER).require_decided()
+        with pytest.raises(UndecidedError, match="Raise cap_configurations"):
+            check(sequence(wrote(1), read(1)), REGISTER, cap_configurations=1).require_decided()

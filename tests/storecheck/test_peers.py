@@ -6,6 +6,7 @@ each, a correct one, and the built-in ones that are quick; the table says how fa
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from storecheck.cli import main as storecheck
 from storecheck.counterexample import load, replay
 from storecheck.crash.strace import why_not
+from storecheck.linearizability import check
 from storecheck.peers import PEERS
 from storecheck.peers.__main__ import main
 from storecheck.peers.contract import FIRST, factory_at, first_files
@@ -98,6 +100,15 @@ def test_sqlite_keeps_its_word_after_a_power_loss() -> None:
     found = examine_power(path, first_files(path), transform=None, simulated=False)
     assert found.loss is None, str(found.loss)
     assert found.states > 100
+
+
+@pytest.mark.parametrize("subject", ["Durable", "NotDurableInC"])
+def test_what_the_checker_gives_up_on_is_neither_kept_nor_broken(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history too hard to judge is told as that, whether it was searched or raced."""
+    monkeypatch.setattr("storecheck.peers.contract.check", functools.partial(check, cap_configurations=1))
+    found = {each.promise: each for each in examine(f"{SUBJECTS}:{subject}")}
+    assert found["updates"].outcome == "not examined", found["updates"].evidence
+    assert "undecided: " in found["updates"].evidence
 
 
 def test_a_written_counterexample_replays(tmp_path: Path) -> None:
