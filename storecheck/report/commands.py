@@ -273,13 +273,17 @@ def replay_told(path: Path, *, times: int) -> int:
 def replay_crash(path: Path, *, times: int) -> int:
     """Replay a crash counterexample; the exit status."""
     from storecheck.report import crashes, examples
+    from storecheck.schedule import ReplayDiverged
 
     try:
         document = examples.load_crash(path)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     transform = examples.transform_of(document)
-    exact = sum(crashes.replay(document, transform=transform)[2] for _ in range(times))
+    try:
+        exact = sum(crashes.replay(document, transform=transform)[2] for _ in range(times))
+    except ReplayDiverged as error:
+        raise click.ClickException(f"{path} does not replay: {error}") from error
     click.secho(document.title, bold=True)
     click.secho(f"Finding: {document.violation}", fg="red")
     click.echo(f"{exact} of {times} replays did exactly what was recorded.")
@@ -340,10 +344,10 @@ def completion_command(context: click.Context, shell: str) -> None:
 
 
 def _load(path: Path) -> Run:
-    from storecheck.report.document import load
+    from storecheck.report.document import load, printable
 
     try:
-        return load(path)
+        return printable(load(path))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -23,9 +23,13 @@ from storecheck.report.examples import (
 )
 from storecheck.report.retelling import told_example_of
 from storecheck.runner import NoEvidence
+from storecheck.schedule import ReplayDiverged
 from storecheck.verdict import Failure, PromiseVerdict, Verdict
 
 TITLE_CHARACTERS = 120
+
+UNTELLABLE = (ProgramError, NoEvidence, ReplayDiverged)
+"""Why a counterexample cannot be told outside its test: nonsense, nothing to judge by, or it does not replay there."""
 
 
 def failures_of(verdict: Verdict) -> Iterator[tuple[Failure, PromiseVerdict | None]]:
@@ -55,7 +59,7 @@ def example_of_payload(
     )
     try:
         example = _told(payload["document"], origin)
-    except (ProgramError, NoEvidence) as error:
+    except UNTELLABLE as error:
         # It needs something that only the test had, such as a check inside a function: shown as pytest showed it.
         return example_of_failure(failure, promise, shard=shard, why=str(error))
     return placed(example, write_failure(example, payload["document"], directory))
@@ -65,7 +69,7 @@ def fingerprint_of_payload(payload: Mapping[str, Any], promise: str) -> str:
     """The cause that the counterexample of a known failure has; empty if it cannot be run outside the test."""
     try:
         return _told(payload["document"], Origin(promise=promise)).fingerprint
-    except (ProgramError, NoEvidence):
+    except UNTELLABLE:
         return ""
 
 

@@ -14,17 +14,22 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from storecheck import Operation, PreemptionBounded, Program, process
+from storecheck.cli import main
 from storecheck.counterexample import from_failure, replay
 from storecheck.explore import explore
 from storecheck.report.document import KIND_NAMES, load
 from storecheck.report.examples import placed, reproduce, write_failure
+from storecheck.report.failures import example_of_payload, fingerprint_of_payload
 from storecheck.report.reproducer import CRASH, RACE, TOLD, reproducer
 from storecheck.runner import Execution
 from storecheck.schedule import ReplayDiverged
+from storecheck.verdict import Failure
 from tests.report.making import CASES, FAILING_TESTS, GOLDEN, NAMES, FailingTest
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +154,33 @@ def test_lone_surrogates_are_written_and_read_back(tmp_path: Path) -> None:
     found: dict[str, object] = {}
     exec(next(target.glob("test_*.py")).read_text(encoding="utf-8"), found)
     assert found["TITLE"] == "\udfff"
+
+
+def diverging(name: str) -> dict[str, Any]:
+    """A golden counterexample whose schedule begins with a process that there is not."""
+    document = json.loads((GOLDEN / f"{name}.counterexample.json").read_text(encoding="utf-8"))
+    document["program"]["processes"] *= 3  # one alone is never asked for
+    return dict(document) | {"schedule": [[7, 1]] if name == "B76" else [7]}
+
+
+@pytest.mark.parametrize("name", ["B76", "B25"])
+def test_a_counterexample_that_does_not_replay_is_still_told(name: str, tmp_path: Path) -> None:
+    """A test whose code differs outside of it, by a fixture perhaps, is in the report and does not break it."""
+    failure = Failure(nodeid="test_x.py::test_x", example="it failed", replay="pytest test_x.py::test_x")
+    payload = {"document": diverging(name), "found": None}
+    example = example_of_payload(payload, failure, None, shard=1, directory=tmp_path)
+    assert example.kind == "test"
+    assert "choice 0 of the schedule is 7" in " ".join(example.verdict)
+    fingerprint_of_payload(payload, "")  # a known failure whose cause nobody can tell: no error
+
+
+@pytest.mark.parametrize("name", ["B76", "B25"])
+def test_a_replay_that_diverges_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    """Of a schedule and of a power loss alike: exit status 1, as for everything that is not what was recorded."""
+    (tmp_path / "counterexample.json").write_text(json.dumps(diverging(name)), encoding="utf-8")
+    result = CliRunner().invoke(main, ["replay", str(tmp_path / "counterexample.json")])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert "does not replay: choice 0 of the schedule is 7" in result.output
 
 
 def lost(execution: Execution) -> str | None:
