@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import json
 import re
 import sys
@@ -65,6 +66,9 @@ def main() -> None:
     # Adapters and checks are named by import path, and belong to the project in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a counterexample holds may be in no character set: it is shown escaped, and ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @main.command("verdict")

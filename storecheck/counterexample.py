@@ -99,7 +99,9 @@ class Counterexample:
 
     def write(self, path: Path) -> None:
         """Write the document to a file, readable and stable under version control."""
-        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        # UTF-8 has no half of a surrogate pair; the escape is the same character in JSON.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,20 @@ def encode(value: object) -> Any:
     return value
 
 
+def printable(value: Any) -> Any:
+    r"""JSON values with every half of a surrogate pair spelled as its escape, such as `\udc80`: UTF-8 has none of them.
+
+    File names that are no UTF-8 and broken values of a store have them, and so have the texts that show these.
+    """
+    if isinstance(value, dict):
+        return {printable(key): printable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(printable(each) for each in value)
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
 def decode(kind: type[T], value: object, where: str = "document") -> T:
     """The inverse of `encode`.
 

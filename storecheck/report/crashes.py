@@ -96,7 +96,9 @@ class CrashCounterexample:
 
     def write(self, path: Path) -> None:
         """Write the document, readable and stable under version control."""
-        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        # UTF-8 has no half of a surrogate pair; the escape is the same character in JSON.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def from_json(document: object) -> CrashCounterexample:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from storecheck.report import codec
 from storecheck.report.codec import DocumentError, decode, encode, schema_of
 from storecheck.verdict import Failure, PromiseVerdict
 
@@ -452,6 +453,11 @@ def to_json(run: Run) -> dict[str, Any]:
 def dumps(run: Run) -> str:
     """The document as text that is stable under version control."""
     return json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n"
+
+
+def printable(run: Run) -> Run:
+    """The run with what UTF-8 has not written as escapes, for files and terminals; see `codec.printable`."""
+    return decode(Run, codec.printable(encode(run)))
 
 
 def from_json(document: object) -> Run:

@@ -43,8 +43,8 @@ def render(run: Run) -> str:
 
 
 def _printable(text: str) -> str:
-    """XML 1.0 has no control characters, however they are written."""
-    return "".join(character for character in text if character in "\t\n\r" or ord(character) >= 0x20)
+    """XML 1.0 has no control characters and neither of U+FFFE and U+FFFF, however they are written."""
+    return "".join(each for each in text if each in "\t\n\r" or (ord(each) >= 0x20 and each not in "\ufffe\uffff"))
 
 
 def _failure(message: str, text: str, kind: str) -> Failure:

@@ -17,7 +17,7 @@ from typing import Final
 
 from storecheck.report import html, junit, markdown, notices
 from storecheck.report.codec import DocumentError
-from storecheck.report.document import Example, Kept, Run, Shard, dumps, load
+from storecheck.report.document import Example, Kept, Run, Shard, dumps, load, printable
 from storecheck.verdict import COUNTED_KINDS, Failure, PromiseOutcome, PromiseVerdict, total_evidence
 
 RUN_FILE: Final = "run.json"
@@ -159,7 +159,7 @@ def keep(run: Run, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     began = run.started_at.replace(":", "").replace("+0000", "Z")
     path = directory / f"{began}-{run.commit[:12] or 'unknown'}.json"
-    path.write_text(dumps(run), encoding="utf-8")
+    path.write_text(dumps(printable(run)), encoding="utf-8")
     for old in sorted(directory.glob("*.json"))[:-KEPT_RUNS_MAX]:
         old.unlink()
     return path
@@ -279,6 +279,7 @@ def exit_status(run: Run) -> int:
 def write_report(run: Run, directory: Path) -> None:
     """`run.json`, `report.html`, `summary.md`, `junit.xml` and `codequality.json`."""
     directory.mkdir(parents=True, exist_ok=True)
+    run = printable(run)
     texts = {
         RUN_FILE: dumps(run),
         "report.html": html.render(run),
@@ -294,7 +295,8 @@ def write_durations(durations: Mapping[str, float], directory: Path) -> None:
     """`durations.json`: copied to `.test_durations`, it is what the next split goes by."""
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sorted(durations.items())), indent=0, ensure_ascii=False) + "\n"
-    (directory / DURATIONS_FILE).write_text(text, encoding="utf-8")
+    # In JSON, the escape of half a surrogate pair is that character again.
+    (directory / DURATIONS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def other_failures_of(failures: Iterable[Failure], nodeids: Iterable[str]) -> tuple[Failure, ...]:

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -291,6 +291,15 @@ class _Carrier:
                 document = found.counterexample.to_json()  # type: ignore[attr-defined]
                 setattr(report, _PAYLOAD, json.dumps({"document": document, "found": sizes}))
         return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """On its way from a worker of xdist: half a surrogate pair in what a failure says would end the worker."""
+    from storecheck.report.codec import printable
+
+    report = yield
+    return cast("dict[str, Any] | None", printable(report))
 
 
 def _counterexample_in(error: BaseException | None) -> BaseException | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -10,17 +11,31 @@ import subprocess
 import sys
 import time
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from storecheck import counterexample
 from storecheck.cli import main
+from storecheck.counterexample import Counterexample
+from storecheck.report import crashes, told
+from storecheck.report.crashes import CrashCounterexample
+from storecheck.report.told import ToldCounterexample
 from tests.report.making import GOLDEN
 
 ROOT = Path(__file__).parents[2]
 COUNTEREXAMPLE = GOLDEN / "B87.counterexample.json"
 SHELL_TIMEOUT_S = 60
+
+
+def load_any(path: Path) -> Counterexample | CrashCounterexample | ToldCounterexample:
+    """The counterexample in a file, of whichever kind."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    readers = {counterexample.FORMAT: counterexample, crashes.FORMAT: crashes, told.FORMAT: told}
+    found: Counterexample | CrashCounterexample | ToldCounterexample = readers[document["format"]].from_json(document)
+    return found
 
 
 def storecheck(*arguments: str | Path) -> Result:
@@ -78,6 +93,39 @@ def test_every_kind_is_listed_and_explained(tmp_path: Path, name: str, shown: st
     assert explained.exit_code == 0, explained.output
     assert shown in explained.output
     assert "Finding: " in explained.output
+
+
+@pytest.mark.parametrize("name", ["B76", "B27", "machine-B27"], ids=["schedule", "crash", "told"])
+def test_text_that_is_no_utf_8_is_shown_as_escapes(tmp_path: Path, name: str) -> None:
+    """A counterexample with half a surrogate pair is written, listed and explained, and comes back the same."""
+    document = load_any(GOLDEN / f"{name}.counterexample.json")
+    bad = replace(document, title="half \udc80 pair")
+    path = tmp_path / "found.json"
+    if isinstance(bad, ToldCounterexample):
+        path.write_text(json.dumps(bad.to_json()), encoding="utf-8")
+    else:
+        bad.write(path)
+    assert load_any(path) == bad
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    for command in ("list", "explain"):
+        target = str(tmp_path if command == "list" else path)
+        code = "from storecheck.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, command, target], cwd=ROOT, env=environment, capture_output=True, text=True,
+            timeout=SHELL_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert (done.returncode, r"half \udc80 pair" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_run_with_text_that_is_no_utf_8_is_shown(tmp_path: Path) -> None:
+    """Every format of it, on standard output."""
+    run = json.loads((GOLDEN / "B76.json").read_text(encoding="utf-8"))
+    run["examples"][0]["title"] = "half \udc80 pair"
+    (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    for wanted in ("terminal", "html", "markdown", "junit", "github", "gitlab", "json"):
+        result = storecheck("show", tmp_path / "run.json", "--format", wanted)
+        assert result.exit_code == 0, (wanted, result.exception)
+        assert r"\udc80 pair" in result.output, wanted
 
 
 def test_a_broken_counterexample_is_listed_as_such(tmp_path: Path) -> None:

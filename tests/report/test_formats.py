@@ -14,6 +14,8 @@ from rich.console import Console
 
 from storecheck.report import html, junit, markdown, notices, terminal
 from storecheck.report.document import Run, load
+from storecheck.report.merging import write_report
+from storecheck.verdict import Failure
 from tests.report.making import GOLDEN, NAMES
 
 RUNS = [GOLDEN / f"{name}.json" for name in NAMES]
@@ -47,6 +49,29 @@ def test_what_is_shown_is_escaped() -> None:
     assert "<script>alert" not in html.render(evil)
     assert "<script>" not in markdown.render(evil)
     assert JUnitXml.fromstring(junit.render(evil).encode()) is not None
+
+
+def test_text_that_is_no_utf_8_is_written_as_escapes(tmp_path: Path) -> None:
+    """Half a surrogate pair, as a file's name or a broken value has it, breaks no format and shows everywhere."""
+    run = load(RUNS[0])
+    bad = "half \udc80 pair"
+    example = replace(run.examples[0], title=bad, raw=bad, verdict=(bad,), inputs=bad, environment={bad: bad})
+    failure = Failure(nodeid=f"test_{bad}", example=bad, replay=bad)
+    write_report(replace(run, examples=(example,), other_failures=(failure,), bounds=(bad,)), tmp_path)
+    for name in ("run.json", "report.html", "summary.md", "junit.xml", "codequality.json"):
+        assert r"\udc80" in (tmp_path / name).read_text(encoding="utf-8").replace(r"\\", "\\"), name
+    written = load(tmp_path / "run.json").examples[0]
+    assert (written.title, written.environment) == (r"half \udc80 pair", {r"half \udc80 pair": r"half \udc80 pair"})
+    assert written.race is not None
+    JUnitXml.fromstring((tmp_path / "junit.xml").read_bytes())
+
+
+def test_junit_has_no_character_that_xml_has_not() -> None:
+    """Control characters and the two that are none are left out; the file stays XML."""
+    run = load(RUNS[0])
+    bad = replace(run, examples=(replace(run.examples[0], title="a\x00b\x1b[0m \ufffe\uffff c"),))
+    case = next(iter(next(iter(JUnitXml.fromstring(junit.render(bad).encode())))))
+    assert case.result[0].message == "ab[0m  c"
 
 
 @by_name

@@ -127,6 +127,30 @@ def test_a_report_says_which_run_of_ci_it_is_of(
     assert [shard.ci_run for shard in load(project.path / "report" / "run.json").shards] == ["77"]
 
 
+HALVES = """
+import pytest
+
+def test_text():
+    assert "a\\ud83d" == "b\\ud83d"
+
+@pytest.mark.skip(reason="skipped \\ud83d")
+def test_skipped():
+    pass
+
+def test_passes():
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_a_failure_in_text_that_is_no_utf_8_is_reported(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """Half a surrogate pair in what a test says ends no worker and breaks no report."""
+    project.makepyfile(test_halves=HALVES)
+    run(project, "test_halves.py", *workers).assert_outcomes(failed=1, skipped=1, passed=1)
+    report = load(project.path / "report" / "run.json")
+    assert r"a\ud83d" in report.examples[0].raw
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
