@@ -61,7 +61,7 @@ def merge_command(  # noqa: PLR0917 - click names them
     except merging.MergeError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(merging.EXIT_INCOMPLETE) from error
-    run = run if keep is None else _compared(run, keep)
+    run = merging.copy_failures(run if keep is None else _compared(run, keep), found, out)
     status = merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run)
     durations, problems = merging.merge_durations(shards)
     for problem in problems:
@@ -85,11 +85,11 @@ def merge_command(  # noqa: PLR0917 - click names them
 def _compared(run: Run, keep: Path) -> Run:
     from storecheck.report import merging
 
-    earlier = merging.kept_runs(keep, before=run.started_at)
-    for problem in earlier.unreadable:
+    earlier, unreadable = merging.kept_runs(keep, before=run.started_at)
+    for problem in unreadable:
         # Written by another version, perhaps: what is older or newer can still be compared with.
         click.echo(f"Not compared with a kept run: {problem}", err=True)
-    return merging.with_kept(run, earlier.runs)
+    return merging.with_kept(run, earlier)
 
 
 @click.command("show")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,11 +18,15 @@ from typing import Final
 from storecheck.report import html, junit, markdown, notices
 from storecheck.report.codec import DocumentError
 from storecheck.report.document import Example, Kept, Run, Shard, dumps, load, printable
+from storecheck.report.examples import placed
 from storecheck.verdict import COUNTED_KINDS, Failure, PromiseOutcome, PromiseVerdict, total_evidence
 
 RUN_FILE: Final = "run.json"
 DURATIONS_FILE: Final = "durations.json"
 """Seconds by test, as pytest-split reads them."""
+
+FAILURES_DIRECTORY: Final = "failures"
+"""What replays the failing examples, in a directory for each."""
 
 EXAMPLES_DIRECTORY: Final = "examples"
 """What a search drew and found worth keeping, as Hypothesis's database in a directory."""
@@ -42,9 +46,16 @@ class MergeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The run documents below a directory, and the files that are none although they should be."""
+    """The run documents below a directory.
+
+    Attributes:
+        runs: what they hold.
+        directories: where each of them was.
+        unreadable: what is wrong with those that are none although they should be.
+    """
 
     runs: tuple[Run, ...]
+    directories: tuple[Path, ...]
     unreadable: tuple[str, ...]
 
 
@@ -54,14 +65,14 @@ def find_runs(directory: Path) -> Found:
 
 
 def _read(paths: Iterable[Path]) -> Found:
-    runs: list[Run] = []
+    runs: dict[Path, Run] = {}
     unreadable: list[str] = []
     for path in sorted(paths):
         try:
-            runs.append(load(path))
+            runs[path] = load(path)
         except (DocumentError, OSError) as error:  # noqa: PERF203 - a few files, and each may be broken
             unreadable.append(str(error))
-    return Found(tuple(runs), tuple(unreadable))
+    return Found(tuple(runs.values()), tuple(path.parent for path in runs), tuple(unreadable))
 
 
 def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Run] = ()) -> Run:
@@ -141,11 +152,11 @@ def with_kept(run: Run, kept: Sequence[Run]) -> Run:
     return replace(run, kept=figures, examples=examples)
 
 
-def kept_runs(directory: Path, *, before: str) -> Found:
-    """The runs kept in a directory that began before that time (ISO 8601, UTC), the oldest first."""
+def kept_runs(directory: Path, *, before: str) -> tuple[list[Run], tuple[str, ...]]:
+    """The runs kept in a directory that began before that time (ISO 8601, UTC), the oldest first; and its problems."""
     found = _read(directory.glob("*.json"))
     earlier = sorted((run for run in found.runs if run.started_at < before), key=lambda run: run.started_at)
-    return Found(tuple(earlier), found.unreadable)
+    return earlier, found.unreadable
 
 
 def keep(run: Run, directory: Path) -> Path:
@@ -163,6 +174,35 @@ def keep(run: Run, directory: Path) -> Path:
     for old in sorted(directory.glob("*.json"))[:-KEPT_RUNS_MAX]:
         old.unlink()
     return path
+
+
+def copy_failures(run: Run, shards: Found, directory: Path) -> Run:
+    """Copy counterexample and test of each example from its shard to `directory`; its commands name them there.
+
+    Of the shards that found the same cause, from the one whose example is shown. An example whose shard left no files
+    stays as it is.
+    """
+    return replace(run, examples=tuple(_with_files(example, shards, directory) for example in run.examples))
+
+
+def _with_files(example: Example, shards: Found, directory: Path) -> Example:
+    source = next(_directories_of(example, shards), None)
+    if source is None:
+        return example
+    target = directory / FAILURES_DIRECTORY / example.id
+    if source.resolve() != target.resolve():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return placed(example, target)
+
+
+def _directories_of(example: Example, shards: Found) -> Iterator[Path]:
+    for directory, run in zip(shards.directories, shards.runs, strict=True):
+        for own in run.examples:
+            place = directory / FAILURES_DIRECTORY / own.id
+            # The document may be anybody's: an id with slashes in it would lead out of the directories.
+            named = Path(own.id).name == own.id
+            if named and (own.fingerprint, own.inputs) == (example.fingerprint, example.inputs) and place.is_dir():
+                yield place
 
 
 def merge_durations(shards: Path) -> tuple[dict[str, float], tuple[str, ...]]:

@@ -424,6 +424,7 @@ class _ReportWriter:
 
     def _examples(self, verdict: Verdict) -> Generator[Example, None, None]:
         from storecheck.report.failures import example_of_failure, example_of_payload, failures_of
+        from storecheck.report.merging import FAILURES_DIRECTORY
 
         told = 0
         for failure, promise in failures_of(verdict):
@@ -431,7 +432,7 @@ class _ReportWriter:
             if payload is not None and told < MAX_EXAMPLES_TOLD:
                 told += 1
                 yield example_of_payload(
-                    payload, failure, promise, shard=self._shard.index, directory=self._directory / "failures"
+                    payload, failure, promise, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
                 )
             else:
                 yield example_of_failure(failure, promise, shard=self._shard.index)

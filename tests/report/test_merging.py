@@ -281,6 +281,56 @@ def test_durations_that_cannot_be_read_are_left_out(tmp_path: Path, broken: str)
     assert json.loads((directory / "out" / "durations.json").read_text(encoding="utf-8")) == {"test_2": 2}
 
 
+def with_files(directory: Path, run: Run, text: str) -> None:
+    """Put the files of a shard's example beside its document."""
+    place = directory / f"shard-{run.shards[0].index}" / "failures" / run.examples[0].id
+    (place / "__pycache__").mkdir(parents=True)
+    (place / "counterexample.json").write_text(text, encoding="utf-8")
+
+
+def test_the_report_has_the_files_of_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two shards with the same cause, those of the example that is shown; its commands name them there."""
+    large, small = shard(1, 2, mutant="B76"), shard(2, 2, mutant="B76")
+    small = replace(small, examples=tuple(replace(each, inputs="short") for each in small.examples))
+    write(tmp_path, large, small)
+    with_files(tmp_path, large, "large")
+    with_files(tmp_path, small, "small")
+    monkeypatch.chdir(tmp_path)
+    assert merged(tmp_path)[0] == 1
+    (example,) = load(tmp_path / "out" / "run.json").examples
+    assert example.replay == f"storecheck replay out/failures/{example.id}/counterexample.json"
+    place = tmp_path / "out" / "failures" / example.id
+    assert [path.name for path in place.iterdir()] == ["counterexample.json"]
+    assert (place / "counterexample.json").read_text(encoding="utf-8") == "small"
+    assert example.replay in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_is_merged_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is not split is merged into its own directory, to be compared and kept: its files stay."""
+    (run,) = (shard(1, 1, mutant="B76"),)
+    write(tmp_path, run)
+    with_files(tmp_path, run, "as it was")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["merge", "shard-1", "-o", "shard-1"])
+    assert result.exit_code == 1, result.output
+    (example,) = load(tmp_path / "shard-1" / "run.json").examples
+    assert example.replay == f"storecheck replay shard-1/failures/{example.id}/counterexample.json"
+    assert Path(example.replay.split()[-1]).read_text(encoding="utf-8") == "as it was"
+
+
+def test_no_file_is_taken_from_elsewhere(tmp_path: Path) -> None:
+    """An id that is a path is none of ours: nothing outside a shard's failures is copied, and nothing outside ours."""
+    run = shard(1, 1, mutant="B76")
+    run = replace(run, examples=tuple(replace(each, id="../../elsewhere") for each in run.examples))
+    write(tmp_path / "shards", run)
+    (tmp_path / "shards" / "elsewhere").mkdir()
+    (tmp_path / "shards" / "elsewhere" / "file").touch()
+    (tmp_path / "shards" / "shard-1" / "failures").mkdir()
+    out = tmp_path / "other" / "out"
+    assert CliRunner().invoke(main, ["merge", str(tmp_path / "shards"), "-o", str(out)]).exit_code == 1
+    assert not [path for path in tmp_path.rglob("file") if path.parent != tmp_path / "shards" / "elsewhere"]
+
+
 def test_a_kept_run_gives_trend_and_first_seen() -> None:
     """Known failures keep their date; figures are compared."""
     kept = merge([replace(shard(1, 1, mutant="B76"), started_at="2026-01-01T00:00:00+00:00")])

@@ -6,6 +6,7 @@ Method: pytest runs small projects in processes of their own.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -103,16 +104,22 @@ def test_the_reproducer_fails_without_hypothesis(project: pytest.Pytester) -> No
 
 
 def test_shards_share_the_tests_and_merge(project: pytest.Pytester) -> None:
-    """Every test runs in exactly one shard, and together they are one run."""
-    from storecheck.report.merging import find_runs, merge
-
+    """Every test runs in exactly one shard, and together they are one run, with a replay and a test that work."""
     for index in (1, 2):
-        run(
-            project, "--shard", f"{index}/2", "--report-dir", f".shards/{index}"
-        )  # hidden: pytest must not collect what it writes
-    merged = merge(find_runs(project.path / ".shards").runs)
+        # Hidden: pytest must not collect what it writes.
+        run(project, "--shard", f"{index}/2", "--report-dir", f".shards/{index}")
+    done = CliRunner().invoke(main, ["merge", ".shards", "-o", "merged"])
+    assert done.exit_code == 1, done.output
+    merged = load(project.path / "merged" / "run.json")
     assert merged.missing_shards == ()
     assert sum(shard.passed + shard.failed for shard in merged.shards) == 3
+    shutil.rmtree(project.path / ".shards")
+    race = next(example for example in merged.examples if example.kind == "race")
+    program, *arguments = shlex.split(race.replay)
+    assert (program, CliRunner().invoke(main, arguments).exit_code) == ("storecheck", 0)
+    program, *arguments = shlex.split(race.run_as_test)
+    assert program == "pytest"
+    project.runpytest_subprocess(*arguments, timeout=60).assert_outcomes(failed=1)
 
 
 @pytest.mark.parametrize("variable", ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_NUMBER"])
