@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from storecheck.counterexample import Counterexample, from_failure
 from storecheck.crash import MODELS
@@ -28,13 +28,14 @@ from storecheck.peers.contract import (
     keeps_contract,
     unexpected_error,
 )
+from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import VERSIONS, NotRecordedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
 from storecheck.processes import Confirmation, Race, RaceResult, Team, confirm, run_race
 from storecheck.program import Operation, ProcessProgram, Program, process
-from storecheck.runner import NoEvidence, Runner
+from storecheck.runner import NoEvidence
 from storecheck.schedule import Fault, PreemptionBounded
-from storecheck.schedule.faults import PendingCall
+from storecheck.schedule.remembering import NotDeterministic
 from storecheck.syscalls import NotSimulated
 
 Outcome = Literal["kept", "BROKEN", "not examined"]
@@ -48,12 +49,6 @@ RACERS: Final = 4
 RACE_KILLS: Final = 4
 RACE_OPERATIONS: Final = 40
 """Updates of each process: enough that even a fast store's processes meet."""
-
-FAILING_CALLS_MAX: Final = 200
-ERRORS: Final = ("ENOSPC", "EIO")
-CALLS_THAT_FAIL: Final = frozenset(
-    {"open", "write", "writev", "fsync", "fdatasync", "rename", "replace", "link", "ftruncate", "mkdir", "truncate"}
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +105,7 @@ def _programs(promise: PromiseName, *, alone: bool) -> Iterator[tuple[tuple[Proc
             yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 1
 
 
-def examine(path: str, *, transform: Any = None) -> list[Finding]:
+def examine(path: str) -> list[Finding]:
     """All promises of the adapter at an import path.
 
     Raises:
@@ -123,11 +118,11 @@ def examine(path: str, *, transform: Any = None) -> list[Finding]:
     for name in PROMISES:
         promise: PromiseName = name  # type: ignore[assignment]
         if promise == "power":
-            finding = _by_states(path, simulated=not reason, transform=transform)
+            finding = _by_states(path, simulated=not reason)
         elif reason:
             finding = _by_race(path, promise, reason)
         else:
-            finding = _by_search(path, promise, transform)
+            finding = _by_search(path, promise)
         findings.append(replace(finding, promised=promise in promised))
     return findings
 
@@ -135,92 +130,74 @@ def examine(path: str, *, transform: Any = None) -> list[Finding]:
 # Searched
 
 
-def _by_search(path: str, promise: PromiseName, transform: Any) -> Finding:
-    searched: list[str] = []
+def _by_search(path: str, promise: PromiseName) -> Finding:
     try:
-        for result in _searches(path, promise, transform):
-            searched.append(str(result.verdict))
-            if result.failure is not None:
-                return _broken(promise, result, transform)
-    except NoEvidence as error:
+        return _by_failures(path) if promise == "errors" else _by_schedules(path, promise)
+    except (NoEvidence, NotDeterministic) as error:
         return _by_race(path, promise, f"it cannot be simulated: {error}")
     except UndecidedError as error:
-        return Finding(promise=promise, promised=False, outcome="not examined", evidence=str(error))
-    evidence = f"{len(searched)} failing calls, each alone" if promise == "errors" else "; ".join(searched)
-    return Finding(promise=promise, promised=False, outcome="kept", evidence=evidence)
+        return _not_examined(promise, str(error))
 
 
-def _searches(path: str, promise: PromiseName, transform: Any) -> Iterator[Exploration]:
-    files = first_files(path)
-    if promise == "errors":
-        program = Program(adapter=path, files=files, processes=(process(update(1)),), machine=MACHINE)
-        for faults in _failing_calls(program, transform):
-            yield _explore(program, PreemptionBounded(0), transform, faults=faults)
-        return
+def _by_schedules(path: str, promise: PromiseName) -> Finding:
+    searched: list[str] = []
     alone = "updates" not in adapter_promises(factory_at(path))
     for processes, kills in _programs(promise, alone=alone):
         # A kill can meet every call: with it, fewer preemptions are searched to the end.
         strategy = PreemptionBounded(1 if kills else PREEMPTIONS)
-        program = Program(adapter=path, files=files, processes=processes, kills=kills, machine=MACHINE)
-        yield _explore(program, strategy, transform)
+        result = _explore(_program(path, *processes, kills=kills), strategy)
+        if result.failure is not None:
+            return _broken(promise, result)
+        if result.cut_runs == result.executions:
+            return _not_examined(promise, f"no run came to its end: {result.verdict}")
+        searched.append(str(result.verdict))
+    return Finding(promise=promise, promised=False, outcome="kept", evidence="; ".join(searched))
+
+
+def _by_failures(path: str) -> Finding:
+    program = _program(path, process(update(1)))
+    planned = failing_calls(program)
+    if not planned.failures:
+        return _not_examined("errors", "an update makes no call that can fail")
+    for name, fault in planned.failures:
+        result = _explore(program, PreemptionBounded(0), faults=(fault,))
+        if result.failure is not None:
+            return _broken("errors", result)
+        if result.cut_runs:
+            why = f"after {fault.error} of {name} (call {fault.call}) it did not end: {result.verdict}"
+            return _not_examined("errors", why)
+    return Finding(promise="errors", promised=False, outcome="kept", evidence=str(planned))
+
+
+def _program(path: str, *processes: ProcessProgram, kills: int = 0) -> Program:
+    return Program(adapter=path, files=first_files(path), processes=processes, kills=kills, machine=MACHINE)
+
+
+def _not_examined(promise: PromiseName, why: str) -> Finding:
+    return Finding(promise=promise, promised=False, outcome="not examined", evidence=why)
 
 
 MACHINE: Final = MachineParameters(time_choice="none")
 """Time passes only when nobody can run: pollers are then searched without their idle rounds."""
 
 
-def _explore(
-    program: Program, strategy: PreemptionBounded, transform: Any, *, faults: tuple[Fault, ...] = ()
-) -> Exploration:
-    return explore(
-        program,
-        strategy=strategy,
-        check=keeps_contract,
-        faults=faults,
-        transform=transform,
-        max_executions=SEARCH_EXECUTIONS,
-    )
+def _explore(program: Program, strategy: PreemptionBounded, *, faults: tuple[Fault, ...] = ()) -> Exploration:
+    return explore(program, strategy=strategy, check=keeps_contract, faults=faults, max_executions=SEARCH_EXECUTIONS)
 
 
-def _failing_calls(program: Program, transform: Any) -> Iterator[tuple[Fault, ...]]:
-    """Every call that can fail for want of room or by a broken disk, one at a time."""
-    opening = len(_calls_of(replace(program, processes=(process(),)), transform))
-    names = _calls_of(program, transform)[: opening + FAILING_CALLS_MAX]
-    for call, name in enumerate(names):
-        if call >= opening and name in CALLS_THAT_FAIL:
-            for error in ERRORS:
-                yield (Fault(process=0, call=call, kind="errno", error=error),)
-
-
-def _calls_of(program: Program, transform: Any) -> list[str]:
-    """Names of the calls of a process that nobody disturbs."""
-    names: list[str] = []
-
-    def listen(pending: PendingCall) -> Fault | None:
-        names.append(pending.name)
-        return None
-
-    chooser = PreemptionBounded(0).search(program).next_chooser()
-    assert chooser is not None
-    Runner(program, transform=transform).run(chooser, policy=listen)
-    return names
-
-
-def _broken(promise: PromiseName, result: Exploration, transform: Any) -> Finding:
+def _broken(promise: PromiseName, result: Exploration) -> Finding:
     failure = result.failure
     assert failure is not None
     document = from_failure(
-        failure, title=f"{promise}: {failure.finding.message}", verdict=str(result.verdict), check=CHECK_PATH,
-        planted=transform,
-    )  # fmt: skip
-    confirmation = confirm(document, planted=transform)
+        failure, title=f"{promise}: {failure.finding.message}", verdict=str(result.verdict), check=CHECK_PATH
+    )
     return Finding(
         promise=promise,
         promised=False,
         outcome="BROKEN",
         evidence=failure.finding.message,
         counterexample=document,
-        confirmation=confirmation,
+        confirmation=confirm(document),
     )
 
 
@@ -235,16 +212,37 @@ def workload(worker: int, thread: int, seed: int) -> Iterable[Operation]:
             yield LOAD
 
 
+def loads(worker: int, thread: int, seed: int) -> Iterable[Operation]:  # noqa: ARG001 - as `Workload` has it
+    """A reader's operations."""
+    return [LOAD] * RACE_OPERATIONS
+
+
+def lone_workload(worker: int, thread: int, seed: int) -> Iterable[Operation]:
+    """As many updates by one process as `RACERS` make together."""
+    for number in range(RACERS):
+        yield from workload(worker, thread + number, seed)
+
+
+def _race(path: str, promise: PromiseName, seed: int) -> Race:
+    """Several writers; but one beside readers, and one at a time to be killed if nobody says that several may write."""
+    kills = RACE_KILLS if promise == "kills" else 0
+    writers = Team(adapter=path, workload=f"{__name__}:workload", workers=RACERS)
+    teams: tuple[Team, ...] = (writers,)
+    if promise == "reads":
+        readers = Team(adapter=path, workload=f"{__name__}:loads", workers=RACERS - 1)
+        teams = (replace(writers, workers=1), readers)
+    elif promise == "kills" and "updates" not in adapter_promises(factory_at(path)):
+        teams = (replace(writers, workload=f"{__name__}:lone_workload", workers=1),)
+    return Race(teams=teams, files=first_files(path), kills=kills, seed=seed)
+
+
 def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
     if promise == "errors":
-        why = f"{reason}: its calls cannot be made to fail here"
-        return Finding(promise=promise, promised=False, outcome="not examined", evidence=why)
-    kills = RACE_KILLS if promise == "kills" else 0
-    racers = Team(adapter=path, workload=f"{__name__}:workload", workers=RACERS)
+        return _not_examined(promise, f"{reason}: its calls cannot be made to fail here")
     operations = met = killed = 0
     undecided = ""
     for seed in range(RACES):
-        race = Race(teams=(racers,), files=first_files(path), kills=kills, seed=seed)
+        race = _race(path, promise, seed)
         result = run_race(race)
         operations += len(result.history.operations)
         met += result.met["overlaps"]
@@ -258,11 +256,12 @@ def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
             evidence = f"race {seed + 1} of real processes ({reason}): {problem}"
             return Finding(promise=promise, promised=False, outcome="BROKEN", evidence=evidence)
     if undecided:
-        return Finding(promise=promise, promised=False, outcome="not examined", evidence=undecided)
+        return _not_examined(promise, undecided)
     evidence = f"raced only ({reason}): {RACES} races, {operations} operations, {met} of them overlapping"
-    evidence += f", {killed} kills" if kills else ""
-    # A race in which nobody met anybody is none.
-    shown: Outcome = "kept" if met and bool(killed) == bool(kills) else "not examined"
+    evidence += f", {killed} kills" if race.kills else ""
+    # A race in which nobody met anybody is none; who is alone meets the kills.
+    alone = sum(team.workers for team in race.teams) == 1
+    shown: Outcome = "kept" if (met or alone) and (killed or not race.kills) else "not examined"
     return Finding(promise=promise, promised=False, outcome=shown, evidence=evidence)
 
 
@@ -273,26 +272,26 @@ def _wrong_with(result: RaceResult, path: str) -> str:
     return problem or judge_history(result.history, path, result.files) or ""
 
 
+def _is_of_a_reader(problem: str) -> bool:
+    return ": load" in problem or "cannot be read" in problem
+
+
 # Power loss
 
 
-def _by_states(path: str, *, simulated: bool, transform: Any) -> Finding:
+def _by_states(path: str, *, simulated: bool) -> Finding:
     try:
         try:
-            found = examine_power(path, first_files(path), transform=transform, simulated=simulated)
+            found = examine_power(path, first_files(path), simulated=simulated)
         except NotSimulated:
-            found = examine_power(path, first_files(path), transform=transform, simulated=False)
+            found = examine_power(path, first_files(path), simulated=False)
     except NotRecordedError as error:
-        return Finding(promise="power", promised=False, outcome="not examined", evidence=str(error))
+        return _not_examined("power", str(error))
     whose = "a real process" if found.real else "the simulation"
     if found.loss is None:
         evidence = f"exhausted with at most 1 lost change: {found.states} disks in {len(MODELS)} models, from {whose}"
         return Finding(promise="power", promised=False, outcome="kept", evidence=evidence)
     return Finding(promise="power", promised=False, outcome="BROKEN", evidence=str(found.loss), power=found.loss)
-
-
-def _is_of_a_reader(problem: str) -> bool:
-    return ": load" in problem or "cannot be read" in problem
 
 
 # As text

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from storecheck.crash import MODELS, CrashState, PersistenceModel, Recording, SerialProcess, crash_states, record
 from storecheck.crash.oracle import windows
@@ -89,7 +89,7 @@ class NotRecordedError(RuntimeError):
     """The updates could not be recorded: no `strace`, or it showed a call that is not understood."""
 
 
-def examine_power(path: str, files: Mapping[str, bytes], *, transform: Any, simulated: bool) -> PowerExamination:
+def examine_power(path: str, files: Mapping[str, bytes], *, simulated: bool) -> PowerExamination:
     """Every state within one lost change, at every moment of two updates.
 
     Raises:
@@ -97,7 +97,7 @@ def examine_power(path: str, files: Mapping[str, bytes], *, transform: Any, simu
     """
     if not simulated:
         return _examined(path, _record_real(path, files), real=True)
-    found = _examined(path, _record_simulated(path, files, transform), real=False)
+    found = _examined(path, _record_simulated(path, files), real=False)
     if found.loss is None:
         return found
     try:
@@ -116,11 +116,11 @@ def examine_power(path: str, files: Mapping[str, bytes], *, transform: Any, simu
     )  # fmt: skip
 
 
-def _record_simulated(path: str, files: Mapping[str, bytes], transform: Any) -> Recording:
+def _record_simulated(path: str, files: Mapping[str, bytes]) -> Recording:
     program = Program(adapter=path, files=files, processes=(process(),), machine=MachineParameters(time_choice="none"))
-    machine = Runner(program, transform=transform).new_machine()
+    machine = Runner(program).new_machine()
     module, _, name = path.partition(":")
-    alone = SerialProcess(module, options=ImageOptions(private=(module,), transform=transform))
+    alone = SerialProcess(module, options=ImageOptions(private=(module,)))
 
     def body(kernel_process: Process) -> None:
         adapter = getattr(alone.modules[module], name)(ROOT_PATH)

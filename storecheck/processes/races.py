@@ -14,6 +14,7 @@ nothing of power loss.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import random
@@ -142,7 +143,7 @@ def by_position(history: History) -> History:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One process that takes part."""
+    """One process that takes part. `succeeds` another one: it opens the store when that one is gone."""
 
     name: str
     team: Team
@@ -151,6 +152,7 @@ class _Entry:
     records: str
     seed: int
     transform: Transform | None
+    succeeds: bool
 
 
 def _import(path: str) -> Any:
@@ -165,12 +167,14 @@ def _take_part(pipe: Any, entry: _Entry) -> None:
 
         plant(entry.transform)
     team = entry.team
-    adapter = _import(team.adapter)(entry.root, **team.parameters)
+    open_store = functools.partial(_import(team.adapter), entry.root, **team.parameters)
+    adapter = None if entry.succeeds else open_store()
     workload: Workload = _import(team.workload)
     lists = [list(workload(entry.number, thread, entry.seed)) for thread in range(team.threads)]
     pipe.send(("ready", None))
     if not pipe.poll(LIMIT_S) or pipe.recv() != "go":
         return
+    adapter = open_store() if adapter is None else adapter
     try:
         forks = _do_all(entry, adapter, lists)
     finally:
@@ -335,9 +339,21 @@ def _starters(race: Race, root: Path, records: Path) -> list[_Runner]:
     """Everybody, and behind them one substitute for each kill, so that a restart takes no time."""
     teams = [team for team in race.teams for _ in range(team.workers)]
     mortal = [team for team in teams if team.mortal]
+    starters = len(teams)
     teams += [mortal[number % len(mortal)] for number in range(race.kills)]
     return [
-        _Runner(_Entry(f"P{number + 1}", team, number, str(root), str(records), race.seed, race.transform))
+        _Runner(
+            _Entry(
+                name=f"P{number + 1}",
+                team=team,
+                number=number,
+                root=str(root),
+                records=str(records),
+                seed=race.seed,
+                transform=race.transform,
+                succeeds=number >= starters,
+            )
+        )
         for number, team in enumerate(teams)
     ]
 

@@ -21,9 +21,9 @@ class Fault:
     """What goes wrong at call number `call` of process `process`.
 
     Attributes:
-        kind: `errno` the call fails with `error` and does nothing; `short` a write takes only `taken_bytes`;
-            `kill` the process is killed before the call (no `finally` runs); `interrupt` KeyboardInterrupt is raised
-            instead of the call.
+        kind: `errno` the call fails with `error` and does nothing (a `close` closes all the same); `short` a write
+            takes only `taken_bytes`; `kill` the process is killed before the call (no `finally` runs); `interrupt`
+            KeyboardInterrupt is raised instead of the call.
         error: name of the error, such as "ENOSPC".
         taken_bytes: bytes that a short write takes.
         until_end: the error stays: every later call of the same name in this process fails too.

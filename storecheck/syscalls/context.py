@@ -195,6 +195,9 @@ class Context:
         error: BaseException | None = None
         try:
             if isinstance(marker, Fault):
+                if marker.kind == "errno" and name == "close":
+                    # close(2): the descriptor is gone whatever it reports.
+                    call(*arguments, **options)
                 arguments = _faulted(marker, name, arguments)
             result = call(*arguments, **options)
         except BaseException as raised:

@@ -134,3 +134,74 @@ class Swallows(Locked):
     def _write(self, sessions: dict[str, str]) -> None:
         with contextlib.suppress(OSError):
             super()._write(sessions)
+
+
+class UnlockedInC(Unlocked):
+    """Whole files without a lock, as if in C: it promises nothing of two writers."""
+
+    promises = ("reads",)
+    not_simulated = "it says so"
+
+
+class Owned(Unlocked):
+    """Believes that it is alone from the moment it is opened: what others write is overwritten by its next update."""
+
+    promises = ("kills",)
+    not_simulated = "it says so"
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._sessions = self.load() if os.path.exists(self._path) else {}
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session."""
+        before = self._sessions.get(session)
+        self._sessions[session] = version
+        self._write(self._sessions)
+        return before
+
+
+class SwallowsPwrite(Locked):
+    """Hides that a write at a place failed, and replaces the file by what there is then."""
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        beside = f"{self._path}.{os.getpid()}"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, json.dumps(sessions).encode(), 0)
+        finally:
+            os.close(descriptor)
+        os.replace(beside, self._path)
+
+
+class TriesAgain(Locked):
+    """An update that fails is done once more; that of a lock that was given up by a failing close, too."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session."""
+        before = self.load().get(session)
+        with contextlib.suppress(OSError):
+            super().update(session, version)
+            return before
+        super().update(session, version)
+        return before
+
+
+class NeverEnds(Locked):
+    """Waits for ever for a disk that failed once."""
+
+    def _write(self, sessions: dict[str, str]) -> None:
+        try:
+            super()._write(sessions)
+        except OSError:
+            while True:
+                os.stat(self._path)
+
+
+class WritesNothing(Unlocked):
+    """Its updates ask the system for nothing."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Forget it."""
+        return None

@@ -20,9 +20,11 @@ from storecheck.linearizability import check
 from storecheck.peers import PEERS
 from storecheck.peers.__main__ import main
 from storecheck.peers.contract import FIRST, factory_at, first_files
-from storecheck.peers.examine import Finding, examine, table
+from storecheck.peers.examine import Finding, examine, table, update
+from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import examine_power
 from storecheck.peers.protocol import PROMISES
+from storecheck.program import Program, process
 
 SUBJECTS = "tests.storecheck.peer_subjects"
 FILES = {"store.json": json.dumps(FIRST).encode()}
@@ -38,7 +40,7 @@ def test_a_correct_store_keeps_everything_exhaustively() -> None:
     found = examine(f"{SUBJECTS}:Durable")
     assert outcomes(found) == dict.fromkeys(PROMISES, "kept"), table({"Durable": found})
     assert all("exhausted with" in each.evidence for each in found if each.promise != "errors")
-    assert "failing calls, each alone" in next(each.evidence for each in found if each.promise == "errors")
+    assert "calls, each alone" in next(each.evidence for each in found if each.promise == "errors")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promi
 )
 def test_a_power_loss_is_told_with_what_was_lost(subject: str, model: str, said: str, lost: str) -> None:
     """The strongest file system and the fewest lost changes are shown; the calls of a real process allow it too."""
-    examined = examine_power(f"{SUBJECTS}:{subject}", FILES, transform=None, simulated=True)
+    examined = examine_power(f"{SUBJECTS}:{subject}", FILES, simulated=True)
     assert examined.loss is not None
     assert examined.loss.model == model
     assert said in examined.loss.problem
@@ -81,8 +83,8 @@ def test_a_store_that_cannot_be_simulated_is_recorded_by_the_kernels_calls() -> 
     """Of a store in C, `strace` shows what it asked the disk for: the same states, and the same loss."""
     if reason := why_not():
         pytest.skip(reason)
-    found = examine_power(f"{SUBJECTS}:NotDurableInC", FILES, transform=None, simulated=False)
-    simulated = examine_power(f"{SUBJECTS}:Locked", FILES, transform=None, simulated=True)
+    found = examine_power(f"{SUBJECTS}:NotDurableInC", FILES, simulated=False)
+    simulated = examine_power(f"{SUBJECTS}:Locked", FILES, simulated=True)
     assert found.real
     assert found.states == simulated.states
     assert found.loss is not None
@@ -97,7 +99,7 @@ def test_sqlite_keeps_its_word_after_a_power_loss() -> None:
     if reason := why_not():
         pytest.skip(reason)
     path = PEERS["sqlite3"]
-    found = examine_power(path, first_files(path), transform=None, simulated=False)
+    found = examine_power(path, first_files(path), simulated=False)
     assert found.loss is None, str(found.loss)
     assert found.states > 100
 
@@ -109,6 +111,71 @@ def test_what_the_checker_gives_up_on_is_neither_kept_nor_broken(subject: str, m
     found = {each.promise: each for each in examine(f"{SUBJECTS}:{subject}")}
     assert found["updates"].outcome == "not examined", found["updates"].evidence
     assert "undecided: " in found["updates"].evidence
+
+
+def of_promise(subject: str, promise: str) -> Finding:
+    """What the examination says of one promise."""
+    return next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
+
+
+@pytest.mark.parametrize(("subject", "promise"), [("UnlockedInC", "reads"), ("Owned", "kills")])
+def test_a_race_accuses_nobody_of_what_was_not_promised(subject: str, promise: str) -> None:
+    """Who does not promise updates by several has one writer, beside readers, or one at a time to be killed."""
+    found = of_promise(subject, promise)
+    assert (found.outcome, found.promised) == ("kept", True), found.evidence
+    assert "raced only" in found.evidence
+    assert ("kills" in found.evidence) == (promise == "kills")
+
+
+def test_calls_that_other_stores_make_fail_too() -> None:
+    """A failing write at a place is one that the store must report."""
+    found = of_promise("SwallowsPwrite", "errors")
+    assert found.outcome == "BROKEN", found.evidence
+    assert found.confirmation is not None
+    assert found.confirmation.confirmed, found.confirmation.divergence
+
+
+def test_a_close_that_fails_has_closed() -> None:
+    """The lock is free whatever close(2) reports: who takes it again does not wait for himself."""
+    found = of_promise("TriesAgain", "errors")
+    assert found.outcome == "kept", found.evidence
+
+
+def test_the_table_says_how_many_calls_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures, calls, and those that were left out are counted apart."""
+    program = Program(adapter=f"{SUBJECTS}:Locked", files=FILES, processes=(process(update(1)),))
+    planned = failing_calls(program)
+    names = [name for name, _ in planned.failures]
+    # An open that makes a file may find no room; one that does not, a read and a close may find a broken disk only.
+    assert names == [
+        *["open"] * 3,
+        "read",
+        "close",
+        "open",
+        "open",
+        "write",
+        "write",
+        "close",
+        *["replace"] * 2,
+        "close",
+    ]
+    assert str(planned) == "13 failures (ENOSPC or EIO) of 9 calls, each alone"
+    monkeypatch.setattr("storecheck.peers.failing_calls.CALLS_MAX", 2)
+    assert str(failing_calls(program)) == "3 failures (ENOSPC or EIO) of 2 calls, each alone; 7 more were not tried"
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("NeverEnds", "after ENOSPC of open (call "),
+        ("WritesNothing", "an update makes no call that can fail"),
+    ],
+)
+def test_what_was_not_looked_at_is_not_kept(subject: str, said: str) -> None:
+    """An update that did not end was not judged, and one without calls shows nothing."""
+    found = of_promise(subject, "errors")
+    assert found.outcome == "not examined", found.evidence
+    assert found.evidence.startswith(said)
 
 
 def test_a_written_counterexample_replays(tmp_path: Path) -> None:

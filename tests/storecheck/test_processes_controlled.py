@@ -139,6 +139,22 @@ def test_injected_errors_are_the_same_in_both_worlds() -> None:
             assert script.execution.faults
 
 
+def test_a_failing_close_closes_in_both_worlds() -> None:
+    """Whose close fails holds its lock no longer: it can take it again itself, and both worlds agree."""
+    program = replace(counting("LockedCounter"), processes=(process(ADD, ADD), process(ADD)))
+    with ControlledRunner(program) as runner:
+        calls = [step.name for owner, _, step in first_script(runner).steps if owner == 0 and step.kind == "call"]
+        closes = [at for at, name in enumerate(calls) if name == "close"]
+        at = closes[len(closes) // 2 - 1]
+        chooser = PreemptionBounded(0).search(program).next_chooser()
+        assert chooser is not None
+        script, real = runner.run(chooser, faults=FaultPlan([Fault(process=0, call=at, kind="errno", error="EIO")]))
+    assert real.agrees, real.divergence
+    assert script.execution.faults
+    assert [record.outcome for record in script.execution.operations] == ["raised", "returned", "returned"]
+    assert script.execution.deadlock is None
+
+
 def first_script(runner: ControlledRunner) -> Script:
     """The schedule that nobody interrupts."""
     return next(scripts(runner, PreemptionBounded(0), at_most=1))
