@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
     from storecheck.report.document import Run
+    from storecheck.report.told import Told, ToldCounterexample
     from storecheck.verdict import PromiseText
 
 REPORT_DIRECTORY: Final = ".storecheck/report"
@@ -263,11 +264,17 @@ def replay_told(path: Path, *, times: int) -> int:
         plays = [document.play() for _ in range(times)]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    failed = sum(play.finding is not None for play in plays)
+    failed = sum(play.played is not None and play.played == document.played for play in plays)
     click.secho(document.title, bold=True)
     click.secho(f"Finding: {document.finding}", fg="red")
-    click.echo(f"{failed} of {times} replays failed.")
+    click.echo(f"{failed} of {times} replays failed as recorded.{_otherwise(document, plays[0])}")
     return 0 if failed == times else 1
+
+
+def _otherwise(document: ToldCounterexample, play: Told) -> str:
+    if play.finding is None:
+        return " In the first nothing failed."
+    return "" if play.played == document.played else f" The first failed otherwise: {play.finding.message}"
 
 
 def replay_crash(path: Path, *, times: int) -> int:

@@ -72,9 +72,7 @@ def told_example_of(document: ToldCounterexample, origin: Origin) -> Example:
 
 def _same(one: Told, other: Told) -> bool:
     """Whether two plays failed alike: in the same step, by the same thing."""
-    if one.finding is None or other.finding is None:
-        return False
-    return one.finding.about == other.finding.about and len(one.steps) == len(other.steps)
+    return one.played is not None and one.played == other.played
 
 
 def _shrunk(document: ToldCounterexample, origin: Origin) -> tuple[Shrunk, ...]:

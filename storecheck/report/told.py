@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from storecheck.counterexample import CounterexampleError
-from storecheck.program import Json, expect_list, expect_object, expect_text
+from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
 from storecheck.report.crashes import RecordedCrash
 from storecheck.report.document import Difference, Step
 
 FORMAT: Final = "storecheck-told-counterexample"
 VERSION: Final = 1
 
-_MEMBERS: Final = frozenset({"format", "version", "title", "player", "calls", "finding"})
+_MEMBERS: Final = frozenset({"format", "version", "title", "player", "calls", "finding", "played"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,14 @@ class ToldFinding:
     about: str
     message: str
     differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What makes two plays the same failure: what differs (`ToldFinding.about`), after so many steps."""
+
+    about: str
+    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,11 @@ class Told:
     environment: Mapping[str, str] = field(default_factory=dict)
     crash: RecordedCrash | None = None
 
+    @property
+    def played(self) -> Played | None:
+        """To compare plays by; None if nothing failed."""
+        return None if self.finding is None else Played(about=self.finding.about, steps=len(self.steps))
+
 
 Player = Callable[[Sequence[str]], Told]
 """Does the calls, in order, until one fails. Raises CallError for a line that it does not understand."""
@@ -73,12 +86,14 @@ class ToldCounterexample:
         player: import path of what does the calls, `module:function`.
         calls: one line each.
         finding: what was wrong, as the test said it.
+        played: what a play showed when the test failed, or None if it showed nothing.
     """
 
     title: str
     player: str
     calls: tuple[str, ...]
     finding: str
+    played: Played | None
 
     def to_json(self) -> dict[str, Json]:
         """The document."""
@@ -89,6 +104,7 @@ class ToldCounterexample:
             "player": self.player,
             "calls": list(self.calls),
             "finding": self.finding,
+            "played": None if self.played is None else {"about": self.played.about, "steps": self.played.steps},
         }
 
     def play(self) -> Told:
@@ -135,6 +151,15 @@ def from_json(document: object) -> ToldCounterexample:
         player=expect_text(fields.get("player"), "player"),
         calls=tuple(expect_text(line, f"calls[{index}]") for index, line in enumerate(lines)),
         finding=expect_text(fields.get("finding"), "finding"),
+        played=None if fields.get("played") is None else _played_from_json(fields["played"]),
+    )
+
+
+def _played_from_json(value: object) -> Played:
+    fields = expect_object(value, "played")
+    return Played(
+        about=expect_text(fields.get("about"), "played.about"),
+        steps=expect_number(fields.get("steps"), "played.steps"),
     )
 
 
@@ -153,7 +178,7 @@ def load(path: Path) -> ToldCounterexample:
 def attach(
     error: BaseException, *, player: str, lines: Iterable[str], title: str = "", first_steps: int | None = None
 ) -> None:
-    """Give an exception its counterexample, for the report to find.
+    """Give an exception its counterexample, for the report to find. The calls are played once.
 
     Args:
         error: what the test raises.
@@ -163,8 +188,21 @@ def attach(
         first_steps: calls of the first failing run, before shrinking.
     """
     message = "\n".join(line for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    calls = tuple(lines)
     told: Any = error
     told.counterexample = ToldCounterexample(
-        title=title or message.splitlines()[0].rstrip(":"), player=player, calls=tuple(lines), finding=message
+        title=title or message.splitlines()[0].rstrip(":"),
+        player=player,
+        calls=calls,
+        finding=message,
+        played=_played(player, calls),
     )
     told.found_sizes = None if first_steps is None else {"steps": first_steps}
+
+
+def _played(player: str, calls: Sequence[str]) -> Played | None:
+    try:
+        return play(player, calls).played
+    except CounterexampleError:
+        # The report says so when it tells the example; here the test's own failure must get through.
+        return None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from storecheck.cli import main
 from storecheck.counterexample import Counterexample
 from storecheck.report import crashes, told
 from storecheck.report.crashes import CrashCounterexample
-from storecheck.report.told import ToldCounterexample
+from storecheck.report.document import Step
+from storecheck.report.told import Told, ToldCounterexample, ToldFinding
 from tests.report.making import GOLDEN
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +148,43 @@ def test_a_replay_of_something_else_is_exit_1(tmp_path: Path) -> None:
     (tmp_path / "found.json").write_text(other, encoding="utf-8")
     result = storecheck("replay", tmp_path / "found.json")
     assert (result.exit_code, "0 of 1 replays" in result.output) == (1, True)
+
+
+def play(lines: Sequence[str]) -> Told:
+    """A player: each line is a step, and what the last one says is found, if it says something."""
+    steps = tuple(
+        Step(
+            number=number, process=0, call=line, loose=(), model="", disk=0, disk_changed=False, disk_bytes=None,
+            returned="", expected=None, cache="",
+        )
+        for number, line in enumerate(lines, start=1)
+    )  # fmt: skip
+    about = lines[-1].partition(" ")[0]
+    return Told(file="f", steps=steps, finding=ToldFinding(about=about, message=lines[-1]) if about else None)
+
+
+@pytest.mark.parametrize(
+    ("now", "status", "says"),
+    [
+        (("do", "returned 10"), 0, "2 of 2 replays failed as recorded."),
+        (("do", "returned 12"), 0, "2 of 2 replays failed as recorded."),
+        (("returned 10",), 1, "0 of 2 replays failed as recorded. The first failed otherwise: returned 10"),
+        (("do", "file is gone"), 1, "0 of 2 replays failed as recorded. The first failed otherwise: file is gone"),
+        (("do", ""), 1, "0 of 2 replays failed as recorded. In the first nothing failed."),
+    ],
+    ids=["same", "another value", "earlier", "something else", "nothing"],
+)
+def test_a_told_counterexample_replays_as_recorded_or_is_exit_1(
+    tmp_path: Path, now: tuple[str, ...], status: int, says: str
+) -> None:
+    """The same thing goes wrong at the same step; whatever else fails is another failure."""
+    error = AssertionError("it failed")
+    told.attach(error, player=f"{__name__}:play", lines=("do", "returned 10"))
+    document = replace(vars(error)["counterexample"], calls=now)
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(document.to_json()), encoding="utf-8")
+    result = storecheck("replay", path, "--times", "2")
+    assert (result.exit_code, says in result.output) == (status, True), result.output
 
 
 @pytest.mark.parametrize("command", ["replay", "explain", "show"])

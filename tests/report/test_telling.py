@@ -65,7 +65,9 @@ def _play(lines: Sequence[str], *, fails: bool) -> Told:
 
 def example(*lines: str, player: str = "play") -> Example:
     """The failing example of these calls."""
-    document = ToldCounterexample(title="t", player=f"{__name__}:{player}", calls=lines, finding="too much")
+    document = ToldCounterexample(
+        title="t", player=f"{__name__}:{player}", calls=lines, finding="too much", played=None
+    )
     return told_example_of(document, Origin(promise="A1", found={"steps": 47}))
 
 
@@ -148,7 +150,7 @@ def test_what_cannot_be_played_again_is_shown_as_pytest_showed_it(
     player: str, lines: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     """The report is still written, and says why."""
-    document = ToldCounterexample(title="t", player=f"{__name__}:{player}", calls=lines, finding="x")
+    document = ToldCounterexample(title="t", player=f"{__name__}:{player}", calls=lines, finding="x", played=None)
     payload = {"document": json.loads(json.dumps(document.to_json())), "found": None}
     failure = Failure(nodeid="test_x", example="AssertionError: seen", replay="pytest test_x")
     shown_as = example_of_payload(payload, failure, None, shard=1, directory=tmp_path)
@@ -159,10 +161,9 @@ def test_what_cannot_be_played_again_is_shown_as_pytest_showed_it(
 
 def test_a_damaged_document_is_refused() -> None:
     """With what is wrong."""
+    document = ToldCounterexample(title="t", player="m:f", calls=("a()",), finding="x", played=None)
     with pytest.raises(CounterexampleError, match="unknown member 'color'"):
-        told.from_json(
-            {**ToldCounterexample(title="t", player="m:f", calls=("a()",), finding="x").to_json(), "color": 1}
-        )
+        told.from_json({**document.to_json(), "color": 1})
 
 
 @pytest.mark.parametrize("name", ["B65", "B27"])
