@@ -6,6 +6,7 @@ What tox adds in front of pytest (an environment with the same packages) is left
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -21,11 +22,15 @@ import pytest
 import yaml
 
 from storecheck.report.document import load
+from storecheck.report.plugin import RUN_VARIABLES, SHARD_VARIABLES
 from tests.report.test_plugin import PROMISES
+from tests.unit.test_packaging import PROJECT
 
 ROOT = Path(__file__).parents[2]
 GITHUB: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/verify.yml").read_text(encoding="utf-8"))
 GITLAB: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+
+CI_SCRIPT = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 STORECHECK = "from storecheck.cli import main; main()"
 COMMAND_TIMEOUT_S = 240
@@ -89,7 +94,7 @@ def run(command: str, *, where: Path, variables: Mapping[str, str]) -> subproces
 def github_shards(job: str, project: Path) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
     """Run the shards of a job of GitHub's workflow, each in a clone; yields the artifact's place and the outcome."""
     steps = [step["run"] for step in GITHUB["jobs"][job]["steps"] if "run" in step]
-    commands = [step for step in steps if not step.startswith("pip install")]
+    commands = [step for step in steps if not step.startswith(("pip install", "sudo apt-get"))]
     upload = next(step["with"] for step in GITHUB["jobs"][job]["steps"] if "upload" in step.get("uses", ""))
     for number in GITHUB["jobs"][job]["strategy"]["matrix"]["shard"]:
         clone = project.parent / f"{project.name}-{job}-{number}"
@@ -174,6 +179,62 @@ def test_both_files_start_the_same_jobs() -> None:
         on_gitlab = next(line for line in GITLAB[job]["script"] if "tox run" in line)
         assert re.findall(r"--[a-z-]+", on_github) == re.findall(r"--[a-z-]+", on_gitlab)
     assert "--hypothesis-profile" in on_github
+
+
+def test_no_test_of_a_shard_is_skipped_for_want_of_a_program() -> None:
+    """Every job with shards installs what the project's own CI does, where the tests that need it say it is missing."""
+    packages = set(re.findall(r"[\w.-]+:([\w-]+)", re.search(r"for wanted in (.*); do", CI_SCRIPT)[1]))  # type: ignore[index]
+    assert {"strace", "redis-server"} <= packages
+    for job in ("gate", "search"):
+        steps = [step.get("run", "") for step in GITHUB["jobs"][job]["steps"]]
+        (on_github,) = [step for step in steps if "apt-get install" in step]
+        assert steps.index(on_github) < next(at for at, step in enumerate(steps) if "tox run" in step)
+        assert packages <= set(on_github.split()), job
+        assert GITLAB[job]["extends"] == ".shard"
+    (on_gitlab,) = [line for line in GITLAB[".shard"]["before_script"] if "apt-get install" in line]
+    assert packages <= set(on_gitlab.split())
+
+
+def uploads() -> list[dict[str, Any]]:
+    """What the steps of GitHub's workflow that leave an artifact say of it."""
+    steps = [step for job in GITHUB["jobs"].values() for step in job["steps"]]
+    return [step["with"] for step in steps if "upload-artifact" in step.get("uses", "")]
+
+
+def test_a_job_that_runs_again_replaces_what_it_left() -> None:
+    """An artifact's name is taken for the whole run: without this, the report of the first attempt would be merged."""
+    assert len(uploads()) == 5
+    assert [upload["name"] for upload in uploads() if upload.get("overwrite") is not True] == []
+
+
+def test_pictures_are_kept_where_the_job_looks_for_them() -> None:
+    """Inside a container the checkout has another path than outside, and pictures that are missing are an error."""
+    browser = GITHUB["jobs"]["browser"]
+    assert "container" in browser
+    assert "github.workspace" not in json.dumps(browser)
+    assert [upload["if-no-files-found"] for upload in uploads() if upload["name"] == "pictures"] == ["error"]
+    (command,) = [step["run"] for step in browser["steps"] if "tox run" in step.get("run", "")]
+    assert 'STORECHECK_SCREENSHOTS="$GITHUB_WORKSPACE/pictures"' in command
+
+
+def test_the_variables_that_tests_read_reach_them() -> None:
+    """What names the shard, the run, the commit, and the right to read examples of a private repository."""
+    passed = set(tox_configuration()["testenv"]["pass_env"].split())
+    names = {name for index, count, _ in SHARD_VARIABLES for name in (index, count)}
+    assert names | set(RUN_VARIABLES) | {"GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "GITHUB_TOKEN"} <= passed
+
+
+def tox_configuration() -> configparser.ConfigParser:
+    """The configuration of tox."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "tox.ini", encoding="utf-8")
+    return parser
+
+
+def test_what_a_shard_needs_comes_with_the_extra_that_its_error_names() -> None:
+    """Whoever installs `sessionstore[verify]` can split a run and share examples by redis."""
+    extra = PROJECT["project"]["optional-dependencies"]["verify"]
+    assert {"pytest-split", "redis", "pytest-xdist"} <= {re.split(r"[<>=]", each)[0] for each in extra}
 
 
 def test_recorded_durations_are_of_these_tests() -> None:
