@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from storecheck.machine.disk import CLOCK, READ
 from storecheck.schedule.executor import Task
-from storecheck.syscalls.context import Context, noticed, unnoticed
+from storecheck.syscalls.context import Context, as_built_in, noticed, unnoticed
 from storecheck.syscalls.posix import refusing
 
 
@@ -78,6 +78,7 @@ def build_time(context: Context) -> ModuleType:  # noqa: C901 - small closures o
     )
     space["sleep"] = noticed(context, "sleep", sleep)
     _bind_present(space)
+    as_built_in(space)
     return module
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, Final, Protocol, cast
 
 from storecheck.machine import Machine, Process
@@ -314,6 +315,16 @@ def silent(context: Context, name: str, call: Callable[..., Any]) -> Callable[..
         return call(*arguments) if memory is None else memory.ask(site, arguments, {})
 
     return asked
+
+
+def as_built_in(space: dict[str, Any]) -> None:
+    """Make the functions of a simulated module bind as those written in C do: not at all.
+
+    `class Clock: now = time.monotonic` works with the real module; a function written in Python would become a method.
+    """
+    for name, value in space.items():
+        if isinstance(value, FunctionType):
+            space[name] = staticmethod(value)
 
 
 def _decoding(call: Callable[..., Any], decode: Callable[[Any], object] | None) -> Callable[..., Any]:

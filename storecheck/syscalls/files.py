@@ -17,7 +17,7 @@ from typing import Any, Final
 from storecheck.machine.disk import READ
 from storecheck.machine.errors import fail
 from storecheck.machine.inode import DIRECTORY
-from storecheck.syscalls.context import Context, silent
+from storecheck.syscalls.context import Context, as_built_in, silent
 from storecheck.syscalls.posix import BLOCK_BYTES
 
 _MODES: Final = {
@@ -279,7 +279,9 @@ def build_io(name: str, context: Context, posix: ModuleType) -> ModuleType:
     )
     file_io = build_file_io(context, posix)
     open_function = build_open(file_io)
-    module.__dict__["FileIO"] = file_io
-    module.__dict__["open"] = open_function
-    module.__dict__["open_code"] = lambda path: open_function(path, "rb")
+    own: dict[str, Any] = {
+        "FileIO": file_io, "open": open_function, "open_code": lambda path: open_function(path, "rb"),
+    }  # fmt: skip
+    as_built_in(own)
+    module.__dict__.update(own)
     return module

@@ -212,7 +212,10 @@ class ProcessImage:
         if found is not None:
             return found
         head = name.partition(".")[0]
-        if head in REFUSED:
+        if name == "os.path":
+            # An entry that `os` makes in the table while it is executed; no finder knows that name before CPython 3.11.
+            module = self.modules[name] = self.load("posixpath")
+        elif head in REFUSED:
             module = self._share(name)
             module = self.modules[name] = build_refused(self.context, module)
         elif head == "asyncio":
@@ -323,8 +326,6 @@ class ProcessImage:
         self._private.append(module)
         if name == "random":
             self._randomness.install(module)
-        if name == "os":
-            self.modules["os.path"] = self.modules["posixpath"]
         return module
 
     @contextlib.contextmanager

@@ -26,6 +26,7 @@ from storecheck.machine.inode import DIRECTORY, REGULAR, SYMLINK, Process
 from storecheck.schedule.executor import Task
 from storecheck.syscalls.context import (
     Context,
+    as_built_in,
     close_is_noticed,
     content_is_shared,
     noticed,
@@ -708,6 +709,7 @@ def build_posix(context: Context, calls: _Calls) -> ModuleType:
     for name in ("preadv", "pwritev", "fchdir", "pipe", "pipe2", "eventfd", "memfd_create"):
         if name in space:
             space[name] = refusing(context, f"os.{name}")
+    as_built_in(space)
     return module
 
 
@@ -750,6 +752,7 @@ def build_fcntl(context: Context, calls: _Calls) -> ModuleType:
     module.__dict__["lockf"] = noticed(context, "lockf", calls.lockf)
     module.__dict__["fcntl"] = unnoticed(context, "fcntl", calls.fcntl)
     module.__dict__["ioctl"] = _no_ioctl
+    as_built_in(module.__dict__)
     return module
 
 

@@ -3,19 +3,20 @@
 Importing is expensive, so an image is imported once and used for many runs; each must begin as a fresh process would.
 `Pristine` walks once from the modules' globals through everything mutable that they reach (containers, instances and
 classes of those modules, simulated locks, caches of `functools`) and remembers shallow copies; `restore` compares by
-identity and puts back what differs. Not seen: variables closed over by functions, iterators (except `itertools.count`
-bound to a name), state inside C extensions. An adapter's own `reset` can do what this cannot.
+identity and puts back what differs. Not seen: variables closed over by functions, iterators (except an
+`itertools.count` of integers or its `__next__` bound to a name), state inside C extensions. An adapter's own `reset`
+can do what this cannot.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import operator
+import re
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodWrapperType, ModuleType
 from typing import Any
 
 from storecheck.syscalls.threads import Lock, RLock
@@ -88,7 +89,7 @@ class Pristine:
 
     def _remember_dict(self, value: dict[Any, Any], pending: deque[Any], *, skip_dunder: bool = False) -> None:
         kept = dict(value)
-        counters = {key: copy.copy(item) for key, item in kept.items() if isinstance(item, itertools.count)}
+        counters = {key: begun for key, item in kept.items() if (begun := _beginning_again(item)) is not None}
         self._undo.append(_restore_counting_dict(value, kept, counters) if counters else _restore_dict(value, kept))
         for key, item in kept.items():
             if not (skip_dunder and isinstance(key, str) and key.startswith("__")):
@@ -201,14 +202,32 @@ def _restore_dict(value: dict[Any, Any], kept: dict[Any, Any]) -> Callable[[], N
     return restore
 
 
+_COUNTING = re.compile(r"count\((-?\d+)(?:, (-?\d+))?\)")
+
+
+def _beginning_again(item: object) -> Callable[[], object] | None:
+    """Makes anew the counter of integers, or the `__next__` of one, that `item` is now; None if it is neither."""
+    counter = item.__self__ if isinstance(item, MethodWrapperType) and item.__name__ == "__next__" else item
+    if not isinstance(counter, itertools.count):
+        return None
+    # Only its repr tells where it stands: copying one warns from CPython 3.12 on, and is an error from 3.14 on.
+    found = _COUNTING.fullmatch(repr(counter))
+    if found is None:
+        return None
+    start, step = int(found[1]), int(found[2] or 1)
+    if counter is item:
+        return lambda: itertools.count(start, step)
+    return lambda: itertools.count(start, step).__next__
+
+
 def _restore_counting_dict(
-    value: dict[Any, Any], kept: dict[Any, Any], counters: dict[Any, itertools.count[int]]
+    value: dict[Any, Any], kept: dict[Any, Any], counters: dict[Any, Callable[[], object]]
 ) -> Callable[[], None]:
     restore_rest = _restore_dict(value, kept)
 
     def restore() -> None:
         restore_rest()
-        for key, counter in counters.items():
-            value[key] = copy.copy(counter)
+        for key, begin_again in counters.items():
+            value[key] = begin_again()
 
     return restore

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 from storecheck.schedule.executor import ProcessKilled, Task
 from storecheck.schedule.remembering import AGAIN_NS, NO_TIMEOUT_NS
-from storecheck.syscalls.context import MAIN_IDENT, Context
+from storecheck.syscalls.context import MAIN_IDENT, Context, as_built_in
 from storecheck.syscalls.posix import refusing
 
 TIMEOUT_MAX: Final = 9_223_372_036.0
@@ -356,16 +356,26 @@ def build_thread(context: Context) -> ModuleType:
     module = ModuleType("_thread", real_thread.__doc__)
     threads = _Threads(context)
 
-    def new_lock() -> Lock:
-        return Lock(context)
-
     def new_rlock() -> RLock:
         return RLock(context)
 
+    class lock(Lock):
+        """The type of locks. Up to CPython 3.12 nobody can make one by it; since then `threading.Lock` is this."""
+
+        __slots__ = ()
+
+        def __init__(self) -> None:
+            super().__init__(context)
+
+    lock.__module__, lock.__qualname__ = "_thread", "lock"
+
+    def new_lock() -> Lock:
+        return lock()
+
     module.__dict__.update(
         {
-            "LockType": Lock,
-            "lock": new_lock,
+            "LockType": lock,
+            "lock": lock,
             "RLock": new_rlock,
             "TIMEOUT_MAX": TIMEOUT_MAX,
             "_ExceptHookArgs": getattr(real_thread, "_ExceptHookArgs", None),
@@ -394,4 +404,5 @@ def build_thread(context: Context) -> ModuleType:
             "start_new_thread": threads.start_new_thread,
         }
     )
+    as_built_in(module.__dict__)
     return module

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import fcntl
 import functools
+import itertools
 import os
 import queue
 import random
@@ -24,6 +25,8 @@ from storecheck import adapters, counterexample
 
 SEEN: list[str] = []
 LOCK = threading.Lock()
+ODD_NUMBERS = itertools.count(3, 2)
+next_number = itertools.count(1).__next__
 
 
 @functools.cache
@@ -108,7 +111,8 @@ class Globals:
         remembered().append("here")
         LOCK.acquire()
         os.environ["MARK"] = "here"
-        return fresh and os.umask(0) == 0o022
+        numbers = (next(ODD_NUMBERS), next_number(), threading.Thread().name)
+        return fresh and numbers == (3, 1, "Thread-1") and os.umask(0) == 0o022
 
 
 class Threads:

@@ -37,6 +37,8 @@ from storecheck import (
     process,
 )
 from storecheck.explore import explore
+from storecheck.runner import Runner
+from storecheck.schedule.strategies import PrefixChooser
 from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage
 
 SUBJECTS = "tests.storecheck.subjects"
@@ -258,6 +260,10 @@ def test_module_globals_are_fresh_in_every_run() -> None:
     program = Program(adapter=f"{SUBJECTS}:Globals", processes=(process(Operation("first_time")),) * 2)
     result = explore(program, strategy=RandomSchedules(executions=20), check=both_answers)
     assert result.failure is None, result
+    # That search executes little twice. Here everything is executed every time.
+    runner = Runner(program)
+    for _ in range(3):
+        assert both_answers(runner.run(PrefixChooser(()))) is None
 
 
 REPLAYS = 20
@@ -281,6 +287,31 @@ def test_the_same_schedule_draws_the_same_names() -> None:
         # Other runs in between, which draw as well.
         explore(program, strategy=RandomSchedules(executions=2))
     assert len(seen) == 1
+
+
+def test_functions_of_the_system_do_not_become_methods(image: ProcessImage) -> None:
+    """What is written in C does not bind as a class attribute: neither does what stands for it."""
+    space = run_inside(
+        image,
+        """
+import fcntl, io, os, threading, time
+class System:
+    open = io.open
+    stat = os.stat
+    lock_file = fcntl.flock
+    now_ns = time.time_ns
+    make_lock = threading.Lock
+system = System()
+with system.open(f"{ROOT}/unbound", "x") as file:
+    system.lock_file(file, fcntl.LOCK_EX)
+size_bytes = system.stat(f"{ROOT}/unbound").st_size
+now_ns = system.now_ns()
+with system.make_lock() as taken:
+    pass
+""",
+    )
+    assert (space["size_bytes"], space["taken"]) == (0, True)
+    assert isinstance(space["now_ns"], int)
 
 
 @pytest.mark.parametrize("strategy", [PreemptionBounded(1), RandomSchedules(executions=150)], ids=["bounded", "random"])
