@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,17 +83,26 @@ def record_process(command: Sequence[str], *, directory: Path, environment: Mapp
 
     Raises:
         subprocess.CalledProcessError: the command failed.
+        subprocess.TimeoutExpired: it did not end within `TIMEOUT_S`; it is gone then.
         UnreadableTraceError: it did something that is not understood.
     """
     before = scan(directory)
-    subprocess.run(  # noqa: S603 - running the caller's command is what this is for
-        [*launcher(log), *command],
-        check=True,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        env=dict(environment),
-    )
+    _run_to_the_end([*launcher(log), *command], environment)
     return recording_from(log, directory=directory, before=before, umask=_inherited_umask())
+
+
+def _run_to_the_end(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    # In a session of its own: a killed strace lets go of the process that it watches, which would go on for ever.
+    with subprocess.Popen(  # noqa: S603 - running the caller's command is what this is for
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment), start_new_session=True
+    ) as running:
+        try:
+            output, errors = running.communicate(timeout=TIMEOUT_S)
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command, output, errors)
 
 
 def _inherited_umask() -> int:

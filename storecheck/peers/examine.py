@@ -29,10 +29,10 @@ from storecheck.peers.contract import (
     unexpected_error,
 )
 from storecheck.peers.failing_calls import failing_calls
-from storecheck.peers.power import VERSIONS, NotRecordedError, PowerLoss, examine_power
+from storecheck.peers.power import VERSIONS, NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
 from storecheck.processes import Confirmation, Race, RaceResult, Team, confirm, run_race
-from storecheck.program import Operation, ProcessProgram, Program, process
+from storecheck.program import Operation, ProcessProgram, Program, ProgramError, process
 from storecheck.runner import NoEvidence
 from storecheck.schedule import Fault, PreemptionBounded
 from storecheck.schedule.remembering import NotDeterministic
@@ -133,7 +133,7 @@ def examine(path: str) -> list[Finding]:
 def _by_search(path: str, promise: PromiseName) -> Finding:
     try:
         return _by_failures(path) if promise == "errors" else _by_schedules(path, promise)
-    except (NoEvidence, NotDeterministic) as error:
+    except (NoEvidence, NotDeterministic, ProgramError) as error:
         return _by_race(path, promise, f"it cannot be simulated: {error}")
     except UndecidedError as error:
         return _not_examined(promise, str(error))
@@ -283,9 +283,9 @@ def _by_states(path: str, *, simulated: bool) -> Finding:
     try:
         try:
             found = examine_power(path, first_files(path), simulated=simulated)
-        except NotSimulated:
+        except (NotSimulated, ProgramError):
             found = examine_power(path, first_files(path), simulated=False)
-    except NotRecordedError as error:
+    except NotExaminedError as error:
         return _not_examined("power", str(error))
     whose = "a real process" if found.real else "the simulation"
     if found.loss is None:

@@ -10,6 +10,7 @@ is what the model says.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,14 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storecheck.crash import MODELS, CrashState, PersistenceModel, Recording, SerialProcess, crash_states, record
+from storecheck.crash import (
+    MODELS,
+    CrashState,
+    PersistenceModel,
+    Recording,
+    SerialProcess,
+    TooManyStatesError,
+    crash_states,
+    record,
+)
 from storecheck.crash.oracle import windows
 from storecheck.crash.strace import UnreadableTraceError, record_process, why_not
 from storecheck.machine import MachineParameters, Process
 from storecheck.peers.contract import FIRST, SESSIONS, left_in, plant, written_to_again
 from storecheck.program import ROOT, Program, process
 from storecheck.runner import ROOT_PATH, Runner
-from storecheck.syscalls import ImageOptions
+from storecheck.syscalls import ImageOptions, NotSimulated
 
 VERSIONS: Final = ("P1.0", "P1.1")
 """What the two updates write, to the same session."""
@@ -85,15 +95,17 @@ class PowerExamination:
     loss: PowerLoss | None
 
 
-class NotRecordedError(RuntimeError):
-    """The updates could not be recorded: no `strace`, or it showed a call that is not understood."""
+class NotExaminedError(RuntimeError):
+    """Nothing can be said: the updates could not be recorded, or leave more disks than can be looked at."""
 
 
 def examine_power(path: str, files: Mapping[str, bytes], *, simulated: bool) -> PowerExamination:
     """Every state within one lost change, at every moment of two updates.
 
     Raises:
-        NotRecordedError: see there; only if `simulated` is false.
+        NotExaminedError: see there.
+        NotSimulated: `simulated`, and the store needs something that is not.
+        ProgramError: `simulated`, and the adapter cannot be loaded into the simulation.
     """
     if not simulated:
         return _examined(path, _record_real(path, files), real=True)
@@ -103,7 +115,7 @@ def examine_power(path: str, files: Mapping[str, bytes], *, simulated: bool) -> 
     try:
         really = _examined(path, _record_real(path, files), real=True, only=found.loss.model).loss is not None
         reason = ""
-    except NotRecordedError as error:
+    except NotExaminedError as error:
         really, reason = None, str(error)
     loss = found.loss
     return PowerExamination(
@@ -130,12 +142,18 @@ def _record_simulated(path: str, files: Mapping[str, bytes]) -> Recording:
             machine.mark(kernel_process, f"ack {number}")
         adapter.close()
 
-    return record(machine, lambda: alone.run(machine, body))
+    try:
+        return record(machine, lambda: alone.run(machine, body))
+    except NotSimulated:
+        raise
+    except Exception as error:
+        # Whatever a store raises, or waits for: it does not come to its end when it is alone in the simulation.
+        raise NotExaminedError(f"two updates in the simulation: {type(error).__name__}: {error}") from error
 
 
 def _record_real(path: str, files: Mapping[str, bytes]) -> Recording:
     if reason := why_not():
-        raise NotRecordedError(reason)
+        raise NotExaminedError(reason)
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as scratch:
         root = Path(scratch, ROOT)
         root.mkdir()
@@ -146,7 +164,13 @@ def _record_real(path: str, files: Mapping[str, bytes]) -> Recording:
         try:
             return record_process(command, directory=root, environment=environment, log=Path(scratch, "strace.log"))
         except UnreadableTraceError as error:
-            raise NotRecordedError(str(error)) from error
+            raise NotExaminedError(str(error)) from error
+        except subprocess.TimeoutExpired as error:
+            raise NotExaminedError(f"two updates under strace did not end within {error.timeout} s") from error
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
+            why = f"two updates under strace ended with status {error.returncode}: {last}"
+            raise NotExaminedError(why) from error
 
 
 def _examined(path: str, recording: Recording, *, real: bool, only: str = "") -> PowerExamination:
@@ -156,7 +180,7 @@ def _examined(path: str, recording: Recording, *, real: bool, only: str = "") ->
     count = 0
     for model in MODELS:
         if only in ("", model.name):
-            states = list(crash_states(recording, model))
+            states = _states_under(recording, model)
             count += len(states)
             # The simplest first: nothing lost but what was never asked for, then one change, at the earliest moment.
             for state in sorted(states, key=lambda state: (len(state.lost), state.event)):
@@ -165,6 +189,13 @@ def _examined(path: str, recording: Recording, *, real: bool, only: str = "") ->
                 if problem:
                     return PowerExamination(states=count, real=real, loss=_loss(model, state, problem, recording, real))
     return PowerExamination(states=count, real=real, loss=None)
+
+
+def _states_under(recording: Recording, model: PersistenceModel) -> list[CrashState]:
+    try:
+        return list(crash_states(recording, model))
+    except TooManyStatesError as error:
+        raise NotExaminedError(str(error)) from error
 
 
 def _loss(model: PersistenceModel, state: CrashState, problem: str, recording: Recording, real: bool) -> PowerLoss:
@@ -224,4 +255,4 @@ def _states() -> Iterator[dict[str, str]]:
         yield dict(state)
 
 
-__all__ = ["NotRecordedError", "PowerExamination", "PowerLoss", "examine_power"]
+__all__ = ["NotExaminedError", "PowerExamination", "PowerLoss", "examine_power"]

@@ -205,3 +205,30 @@ class WritesNothing(Unlocked):
     def update(self, session: str, version: str) -> str | None:
         """Forget it."""
         return None
+
+
+class WaitsForItself(Locked):
+    """Keeps a lock of its first update, and waits for it in the second."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session, and keep the lock."""
+        descriptor = os.open(f"{self._path}.kept", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return super().update(session, version)
+
+
+class FailsInC(NotDurableInC):
+    """Does not do what is asked of it."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Refuse."""
+        raise RuntimeError(f"{session} is not set to {version}")
+
+
+class NeverEndsInC(NotDurableInC):
+    """Waits for ever for nothing."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Wait."""
+        os.read(os.pipe()[0], 1)
+        return super().update(session, version)

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +19,14 @@ from click.testing import CliRunner
 
 from storecheck.cli import main as storecheck
 from storecheck.counterexample import load, replay
-from storecheck.crash.strace import why_not
+from storecheck.crash.strace import record_process, why_not
 from storecheck.linearizability import check
 from storecheck.peers import PEERS
 from storecheck.peers.__main__ import main
 from storecheck.peers.contract import FIRST, factory_at, first_files
 from storecheck.peers.examine import Finding, examine, table, update
 from storecheck.peers.failing_calls import failing_calls
-from storecheck.peers.power import examine_power
+from storecheck.peers.power import NotExaminedError, examine_power
 from storecheck.peers.protocol import PROMISES
 from storecheck.program import Program, process
 
@@ -30,9 +34,20 @@ SUBJECTS = "tests.storecheck.peer_subjects"
 FILES = {"store.json": json.dumps(FIRST).encode()}
 
 
+def skip_without_strace() -> None:
+    """Real processes are recorded by it."""
+    if reason := why_not():
+        pytest.skip(reason)
+
+
 def outcomes(findings: list[Finding]) -> dict[str, str]:
     """Outcome by promise."""
     return {finding.promise: finding.outcome for finding in findings}
+
+
+def of_promise(subject: str, promise: str) -> Finding:
+    """What the examination says of one promise."""
+    return next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
 
 
 def test_a_correct_store_keeps_everything_exhaustively() -> None:
@@ -81,8 +96,7 @@ def test_a_power_loss_is_told_with_what_was_lost(subject: str, model: str, said:
 
 def test_a_store_that_cannot_be_simulated_is_recorded_by_the_kernels_calls() -> None:
     """Of a store in C, `strace` shows what it asked the disk for: the same states, and the same loss."""
-    if reason := why_not():
-        pytest.skip(reason)
+    skip_without_strace()
     found = examine_power(f"{SUBJECTS}:NotDurableInC", FILES, simulated=False)
     simulated = examine_power(f"{SUBJECTS}:Locked", FILES, simulated=True)
     assert found.real
@@ -94,10 +108,64 @@ def test_a_store_that_cannot_be_simulated_is_recorded_by_the_kernels_calls() -> 
     assert line == ["It  power    BROKEN: E [1 process, 2 operations; confirmed by the calls of a real process]"]
 
 
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("WaitsForItself", "two updates in the simulation: WaitsForEverError: the process waits for flock"),
+        ("FailsInC", "two updates under strace ended with status 1: RuntimeError: session0"),
+        ("NeverEndsInC", "two updates under strace did not end within 1 s"),
+    ],
+)
+def test_updates_that_do_not_come_to_their_end_are_not_examined_for_power(
+    subject: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that waits, fails or does not end when it is alone: it is said which of them, and nothing else."""
+    if "simulation" not in said:
+        skip_without_strace()
+    if "did not end" in said:
+        monkeypatch.setattr("storecheck.crash.strace.TIMEOUT_S", 1)
+    with pytest.raises(NotExaminedError, match=f"^{said}"):
+        examine_power(f"{SUBJECTS}:{subject}", FILES, simulated="simulation" in said)
+
+
+def test_more_disks_than_can_be_looked_at_are_not_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of them would be a sample, of nobody knows what; it costs the table that line, and no other."""
+    monkeypatch.setattr("storecheck.crash.states.MAX_STATES", 3)
+    found = of_promise("Durable", "power")
+    assert (found.outcome, found.evidence[:27]) == ("not examined", "more than 3 sets of changes")
+
+
+def test_a_process_that_strace_gave_up_on_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killing strace lets its process go on: that one is killed as well."""
+    skip_without_strace()
+    monkeypatch.setattr("storecheck.crash.strace.TIMEOUT_S", 2)
+    os.mkfifo(tmp_path / "alive")
+    reader = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        program = "import os, sys; os.open(sys.argv[1], os.O_WRONLY); os.read(os.pipe()[0], 1)"
+        command = [sys.executable, "-ISc", program, str(tmp_path / "alive")]
+        (tmp_path / "store").mkdir()
+        with pytest.raises(subprocess.TimeoutExpired):
+            record_process(command, directory=tmp_path / "store", environment=os.environ, log=tmp_path / "log")
+        ends = select.poll()
+        ends.register(reader, select.POLLIN)
+        assert [event for _, event in ends.poll(10_000)] == [select.POLLHUP]
+    finally:
+        os.close(reader)
+
+
+def test_an_adapter_that_cannot_be_loaded_into_the_simulation_is_raced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its base class would make real calls: the examination says so, and looks at it from outside."""
+    monkeypatch.setattr("storecheck.peers.examine.RACES", 1)
+    found = {each.promise: each for each in examine("tests.storecheck.peer_subjects_apart:Inherits")}
+    assert found["updates"].outcome == "kept", found["updates"].evidence
+    assert "raced only (it cannot be simulated: adapter" in found["updates"].evidence
+    assert found["power"].outcome == ("not examined" if why_not() else "BROKEN"), found["power"].evidence
+
+
 def test_sqlite_keeps_its_word_after_a_power_loss() -> None:
     """A database with synchronous=FULL loses no acknowledged row, in any model: a store by others is believed too."""
-    if reason := why_not():
-        pytest.skip(reason)
+    skip_without_strace()
     path = PEERS["sqlite3"]
     found = examine_power(path, first_files(path), simulated=False)
     assert found.loss is None, str(found.loss)
@@ -111,11 +179,6 @@ def test_what_the_checker_gives_up_on_is_neither_kept_nor_broken(subject: str, m
     found = {each.promise: each for each in examine(f"{SUBJECTS}:{subject}")}
     assert found["updates"].outcome == "not examined", found["updates"].evidence
     assert "undecided: " in found["updates"].evidence
-
-
-def of_promise(subject: str, promise: str) -> Finding:
-    """What the examination says of one promise."""
-    return next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
 
 
 @pytest.mark.parametrize(("subject", "promise"), [("UnlockedInC", "reads"), ("Owned", "kills")])
