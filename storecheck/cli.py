@@ -8,7 +8,6 @@ not here.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import io
 import json
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     # Imported where used: `storecheck verdict` needs no simulator.
     from storecheck.counterexample import Counterexample
     from storecheck.explore import Check, Exploration
-    from storecheck.lanes import Line
     from storecheck.program import Program
     from storecheck.schedule import Strategy
 
@@ -140,11 +138,12 @@ def _read_program(path: Path) -> Program:
 
 
 def _import_check(path: str) -> Check:
-    module, _, name = path.partition(":")
+    from storecheck.counterexample import CounterexampleError, import_path
+
     try:
-        return cast("Check", getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise click.UsageError(f"--check {path} cannot be imported: {error}") from error
+        return cast("Check", import_path(path))
+    except CounterexampleError as error:
+        raise click.UsageError(f"--check {error}") from error
 
 
 def _show_failure(result: Exploration, *, title: str, check_path: str, out: Path | None) -> None:
@@ -152,7 +151,7 @@ def _show_failure(result: Exploration, *, title: str, check_path: str, out: Path
 
     assert result.failure is not None
     document = from_failure(result.failure, title=title, verdict=str(result.verdict), check=check_path)
-    _show(document, document.trace)
+    report_commands.show_schedule(document, document.trace)
     click.echo(f"Found on execution {result.executions}, then minimised; the search: {result.verdict}.")
     if out is not None:
         document.write(out)
@@ -183,7 +182,7 @@ def replay_file(file: Path, times: int) -> None:
         except ReplayDiverged as error:
             raise click.ClickException(f"{file} does not replay: {error}") from error
         if number == 0:
-            _show(document, replayed.trace)
+            report_commands.show_schedule(document, replayed.trace)
         exact += replayed.same and replayed.finding == document.finding
     click.echo(f"{exact} of {times} replays did exactly what was recorded.")
     raise SystemExit(0 if exact == times else 1)
@@ -214,16 +213,6 @@ def _load(path: Path) -> Counterexample:
         return load(path)
     except CounterexampleError as error:
         raise click.UsageError(str(error)) from error
-
-
-def _show(document: Counterexample, trace: tuple[Line, ...]) -> None:
-    from storecheck.lanes import render
-
-    click.secho(document.title, bold=True)
-    for line in render(trace, processes=len(document.program.processes)):
-        marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
-        click.secho(line, fg="red" if marked else None)
-    click.secho(f"Finding: {document.finding.message}", fg="red")
 
 
 report_commands.register(main)

@@ -177,7 +177,7 @@ def replay(counterexample: Counterexample, *, check: Check | None = None, plante
         CounterexampleError: check or transform cannot be imported.
     """
     if check is None and counterexample.check is not None:
-        check = cast("Check", _imported(counterexample.check))
+        check = cast("Check", import_path(counterexample.check))
     runner = Runner(counterexample.program, transform=planted or _transform_of(counterexample))
     recorder = TraceRecorder(counterexample.program.files)
     chooser = Replay(counterexample.choices).search(counterexample.program).next_chooser()
@@ -315,18 +315,23 @@ def _fault_from_json(value: object, index: int) -> Fault:
         raise CounterexampleError(f"faults[{index}]: {error}") from error
 
 
-def _imported(path: str) -> object:
+def import_path(path: str) -> Any:
+    """The object at `module:name`.
+
+    Raises:
+        CounterexampleError: it cannot be imported.
+    """
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise CounterexampleError(f"{path!r} cannot be imported: {error}") from error
 
 
 def _transform_of(counterexample: Counterexample) -> Transform | None:
     if counterexample.transform is None:
         return None
-    found = _imported(counterexample.transform)
+    found = import_path(counterexample.transform)
     if counterexample.transform_argument is not None:
         return cast("Callable[[str], Transform]", found)(counterexample.transform_argument)
     return cast("Transform", found)

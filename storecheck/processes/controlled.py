@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from storecheck.counterexample import Counterexample, _imported, _transform_of
+from storecheck.counterexample import Counterexample, _transform_of, import_path
 from storecheck.explore import Check, Finding, judge
 from storecheck.machine import MOUNT
 from storecheck.processes import following
@@ -423,7 +423,7 @@ def confirm(
     refuses.
     """
     if check is None and counterexample.check is not None:
-        check = _imported(counterexample.check)  # type: ignore[assignment]
+        check = import_path(counterexample.check)
     transform = planted or _transform_of(counterexample)
     chooser = Replay(counterexample.choices).search(counterexample.program).next_chooser()
     assert chooser is not None

@@ -16,11 +16,16 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
+    from storecheck.counterexample import Counterexample
+    from storecheck.lanes import Line
     from storecheck.report.document import Run
     from storecheck.report.told import Told, ToldCounterexample
     from storecheck.verdict import PromiseText
 
 REPORT_DIRECTORY: Final = ".storecheck/report"
+HEAD_CHARACTERS: Final = 200
+"""Of a file, to see what it is: a counterexample says so at its beginning."""
+
 SHELLS: Final = ("bash", "zsh", "fish")
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -205,11 +210,17 @@ def _explain_told(path: Path) -> None:
 
 def _explain_schedule(path: Path) -> None:
     from storecheck import counterexample
-    from storecheck.lanes import render
 
     document = counterexample.load(path)
+    show_schedule(document, document.trace)
+
+
+def show_schedule(document: Counterexample, trace: tuple[Line, ...]) -> None:
+    """Show the lanes of a run of a counterexample, between its title and its finding."""
+    from storecheck.lanes import render
+
     click.secho(document.title, bold=True)
-    for line in render(document.trace, processes=len(document.program.processes)):
+    for line in render(trace, processes=len(document.program.processes)):
         marked = "STALE" in line or "OVERWRITES" in line or "AT THE SAME TIME" in line
         click.secho(line, fg="red" if marked else None)
     click.secho(f"Finding: {document.finding.message}", fg="red")
@@ -252,7 +263,8 @@ def is_told(path: Path) -> bool:
 
 
 def _says(path: Path, wanted: str) -> bool:
-    return f'"{wanted}"' in path.read_text(encoding="utf-8", errors="replace")[:200]
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return f'"{wanted}"' in file.read(HEAD_CHARACTERS)
 
 
 def replay_told(path: Path, *, times: int) -> int:

@@ -22,7 +22,7 @@ from storecheck.report.sequences import CACHED
 
 _CODE = re.compile(r"`([^`]+)`")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
-LOOSE = Markup('<span class="any" title="any value fails the same way">{}</span>')
+_LOOSE = Markup('<span class="any" title="any value fails the same way">{}</span>')
 _VERSION = re.compile(r"v\d+")
 
 
@@ -117,12 +117,7 @@ def loosened(text: str, spans: Several[Span]) -> Markup:
     """A call in which the values that may be anything are underlined."""
     parts, at = [], 0
     for span in spans:
-        parts += [escape(text[at : span.start])]
-        parts += [
-            Markup('<span class="any" title="any value fails the same way">{}</span>').format(
-                text[span.start : span.end]
-            )
-        ]
+        parts += [escape(text[at : span.start]), _LOOSE.format(text[span.start : span.end])]
         at = span.end
     return Markup("").join([*parts, escape(text[at:])])
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from storecheck.verdict import Verdict
 
 SHARD_VARIABLES: Final = (
-    # GitHub has no variables of its own for a matrix; the workflow file sets these two. Counted from 1.
+    # For CI that has no variables of its own, as GitHub has none for a matrix. Counted from 1.
     ("STORECHECK_SHARD_INDEX", "STORECHECK_SHARD_COUNT", 1),
     ("CI_NODE_INDEX", "CI_NODE_TOTAL", 1),  # GitLab: parallel
     ("BUILDKITE_PARALLEL_JOB", "BUILDKITE_PARALLEL_JOB_COUNT", 0),  # Buildkite counts from 0
@@ -44,6 +44,8 @@ MAX_EXAMPLES_TOLD: Final = 20
 
 GIT_TIMEOUT_S: Final = 10.0
 _PAYLOAD = "storecheck_counterexample"
+_SECRETS = "storecheck_secrets"
+"""Attributes of a test's report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def parse_shard(text: str) -> ShardChoice:
 
 
 def shard_of_ci(environ: Mapping[str, str]) -> ShardChoice | None:
-    """What the variables of GitHub (set by the workflow), GitLab or Buildkite say; None if they say nothing.
+    """What our own variables, or those of GitLab or Buildkite, say; None if they say nothing.
 
     Raises:
         ValueError: they say something that is no shard.
@@ -276,11 +278,14 @@ class _Seeds:
 
 
 class _Carrier:
-    """Attaches the counterexample of a failure to its report, which crosses xdist's process border."""
+    """Attaches what a failure leaves to its report, which crosses xdist's process border.
+
+    That is the counterexample, and the secrets that are to be masked; neither is written from there.
+    """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         # A known failure (xfail) counts as skipped for pytest; its cause is looked for among the new ones.
@@ -290,6 +295,10 @@ class _Carrier:
                 sizes = getattr(found, "found_sizes", None)
                 document = found.counterexample.to_json()  # type: ignore[attr-defined]
                 setattr(report, _PAYLOAD, json.dumps({"document": document, "found": sizes}))
+            from storecheck.report.held import secrets_of_error
+
+            secrets = secrets_of_error(call.excinfo.value, below=item.config.rootpath)
+            setattr(report, _SECRETS, json.dumps(sorted(secrets)))
         return report
 
 
@@ -331,6 +340,7 @@ class _ReportWriter:
         self._started_at = datetime.now(timezone.utc)
         self._started_s = time.monotonic()
         self._payloads: dict[str, dict[str, Any]] = {}
+        self._secrets: set[str] = set()
         self._outcomes: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._durations: dict[str, float] = {}
@@ -338,8 +348,12 @@ class _ReportWriter:
         (directory / "run.json").unlink(missing_ok=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from storecheck.report.masking import secret_values
+
         if hasattr(report, _PAYLOAD):
             self._payloads[report.nodeid] = json.loads(getattr(report, _PAYLOAD))
+            self._secrets |= secret_values(self._payloads[report.nodeid]["document"])
+        self._secrets.update(json.loads(getattr(report, _SECRETS, "[]")))
         self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
         known = self._outcomes.get(report.nodeid)
         if report.failed:
@@ -352,20 +366,25 @@ class _ReportWriter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        from storecheck.report.masking import masker
         from storecheck.report.merging import write_durations, write_report
 
         collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
         assert collector is not None, "registered whenever --report-dir is given"
         run = self._run(collector.verdict(exitstatus))
         write_report(run, self._directory)
-        write_durations({test: round(spent_s, 3) for test, spent_s in self._durations.items()}, self._directory)
+        masked = masker(self._secrets)  # a test may be named after its parameters
+        write_durations({masked(test): round(spent_s, 3) for test, spent_s in self._durations.items()}, self._directory)
         terminalreporter.write_line(f"report: {self._directory / 'report.html'}")
 
     def _run(self, verdict: Verdict) -> Run:
         from storecheck.report.document import Run, Shard
-        from storecheck.report.masking import mask_run, secret_values
+        from storecheck.report.failures import with_masked_lanes
+        from storecheck.report.masking import mask_run
         from storecheck.report.merging import figures_of, other_failures_of, with_kept
 
+        documents = {nodeid: payload["document"] for nodeid, payload in self._payloads.items()}
+        verdict = with_masked_lanes(verdict, documents)
         outcomes = list(self._outcomes.values())
         shard = Shard(
             index=self._shard.index,
@@ -400,8 +419,7 @@ class _ReportWriter:
             kept=None,
             made_by=f"storecheck {metadata.version('sessionstore')}",
         )
-        secrets = secret_values([payload["document"] for payload in self._payloads.values()])
-        return mask_run(with_kept(replace(run, figures=figures_of(run, [run])), ()), secrets=secrets)
+        return mask_run(with_kept(replace(run, figures=figures_of(run, [run])), ()), secrets=self._secrets)
 
     def _known(self) -> Generator[KnownFailure, None, None]:
         from storecheck.report.document import KnownFailure

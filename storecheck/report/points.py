@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Final
 
 from storecheck.lanes import Line, TraceRecorder, with_operations
-from storecheck.machine.events import DiskEvent
 from storecheck.program import ROOT, Program
 from storecheck.runner import Execution, Runner
 from storecheck.schedule import Fault, FaultPlan, Replay
@@ -253,11 +252,6 @@ def _verb_and_target(text: str) -> tuple[str, str]:
     if verb in ("flock", "lockf"):
         verb = "unlock" if "unlock" in call[2] else "lock"
     return verb, re.sub(r"[0-9a-f]{8,}|\d+", "*", target)
-
-
-def disk_events(observation: Observation) -> list[DiskEvent]:
-    """What the run did to the disk."""
-    return observation.execution.trace or []
 
 
 def following(choices: tuple[int, ...], program: Program) -> Chooser:

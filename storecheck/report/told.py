@@ -8,14 +8,13 @@ Hypothesis. `retelling` makes the failing example. Only the player does calls; n
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-from storecheck.counterexample import CounterexampleError
+from storecheck.counterexample import CounterexampleError, import_path
 from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
 from storecheck.report.crashes import RecordedCrash
 from storecheck.report.document import Difference, Step
@@ -122,10 +121,8 @@ def play(player: str, lines: Sequence[str]) -> Told:
     Raises:
         CounterexampleError: the player cannot be imported, or does not understand a call.
     """
-    module, _, name = player.partition(":")
     try:
-        found = cast("Player", getattr(importlib.import_module(module), name))
-        return found(lines)
+        return cast("Player", import_path(player))(lines)
     except Exception as error:  # a player is code of the project: whatever it raises, there is no play to be told
         raise CounterexampleError(
             f"{player!r} cannot play these {len(lines)} calls: {type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """How many changes a power loss loses by choice, in all tests of this directory.
 
-One finds every planted bug; two at once are for the night, where there is time for the many states that they have.
+One finds every planted bug; two at once everywhere are for the night (the profiles `deep` and `search`), where there is
+time for the many states that they have.
 """
 
 from __future__ import annotations

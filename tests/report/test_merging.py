@@ -351,7 +351,7 @@ def test_a_kept_run_gives_trend_and_first_seen() -> None:
     ],
 )
 def test_the_variables_of_ci_say_which_shard(environ: dict[str, str], expected: ShardChoice | None) -> None:
-    """GitHub's workflow and GitLab count from 1, Buildkite from 0."""
+    """Our own variables and GitLab's count from 1, Buildkite's from 0."""
     assert shard_of_ci(environ) == expected
 
 
