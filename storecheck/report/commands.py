@@ -326,7 +326,7 @@ def _explain_promise(promise: PromiseText, run: Run | None) -> None:
                 click.echo(f"  {test}")
     for example in run.examples:
         if example.promise == promise.id:
-            click.secho(f"{words.kind_name(example.kind)}: {example.title}", fg="red")
+            click.secho(f"{words.kind_name(example)}: {example.title}", fg="red")
             click.echo(f"  {example.replay}")
 
 

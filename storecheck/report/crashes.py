@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 from storecheck.counterexample import CounterexampleError
 from storecheck.crash import MODELS, CrashState, Disk, Oracle, PersistenceModel, Recording, Violation, crash_states
-from storecheck.crash.changes import AttributeChange, Change, ContentChange, NameChange, SizeChange
+from storecheck.crash.changes import AttributeChange, Change, ContentChange, NameChange, SizeChange, SyncFailed
 from storecheck.crash.publications import number_publications
 from storecheck.machine.events import (
     AttributesChanged,
@@ -32,16 +32,26 @@ from storecheck.machine.events import (
     Written,
 )
 from storecheck.program import ROOT, Json, Program, expect_list, expect_number, expect_object, expect_text
-from storecheck.report.document import Allowed, Crash, CrashCell, CrashOperation, CrashRow, Persisted
+from storecheck.report.document import (
+    Allowed,
+    Crash,
+    CrashCell,
+    CrashOperation,
+    CrashRow,
+    Cut,
+    Persisted,
+    SourceExcerpt,
+    SourceLine,
+)
+from storecheck.report.faults import TEMPORARY, RecordedFault, cut_of, operations_of, shown_calls
 from storecheck.report.points import Observation, following, observe
+from storecheck.report.races import indent_of
 from storecheck.runner import Runner
 from storecheck.syscalls import Transform
 
 FORMAT: Final = "storecheck-crash-counterexample"
 VERSION: Final = 1
 COLUMNS: Final = ("everything kept", "content lost", "names lost", "both lost")
-
-TEMPORARY: Final = "the temporary file"
 
 _MEMBERS: Final = frozenset(
     {"format", "version", "title", "program", "schedule", "file", "model", "event", "lost", "violation", "transform"}
@@ -177,6 +187,8 @@ class RecordedCrash:
         violation: what is wrong with it.
         call: name of the operation that the loss belongs to.
         recover: opens what is under test on a state and says what is wrong with it, besides what the oracle says.
+        earlier: the power loss before, after which this run began: the violation came with the second one.
+        fault: the call that failed before the power went.
     """
 
     run: RecordedRun
@@ -184,6 +196,8 @@ class RecordedCrash:
     violation: Violation
     call: str
     recover: Callable[[CrashState], str | None] | None = None
+    earlier: RecordedCrash | None = None
+    fault: RecordedFault | None = None
 
     def judge(self, state: CrashState) -> Violation | None:
         """What is wrong with a state, or None."""
@@ -260,6 +274,24 @@ def replay(
 # Telling it
 
 
+def excerpt_of(text: list[str], path: str, marked: Mapping[int, str]) -> SourceExcerpt:
+    """The lines of a file around some that are marked with a remark."""
+    around = sorted({each for line in marked for each in range(max(1, line - 2), min(len(text), line + 4) + 1)})
+    indent = indent_of([text[number - 1] for number in around])
+    return SourceExcerpt(
+        path=path,
+        lines=tuple(
+            SourceLine(
+                number=number,
+                text=text[number - 1][indent:],
+                note=marked.get(number, ""),
+                marked=number in marked,
+            )
+            for number in around
+        ),
+    )
+
+
 def crash_of(crash: RecordedCrash) -> Crash:
     """What was done, what was durable when the power went, and all states of the call."""
     run, state = crash.run, crash.state
@@ -269,13 +301,15 @@ def crash_of(crash: RecordedCrash) -> Crash:
     window = run.oracle.window(state)
     found = run.oracle.version_found(state)
     wanted = f"v{window.acknowledged}" + ("" if window.begun == window.acknowledged else f" to v{window.begun}")
+    operations, cuts = _until_the_power_went(crash)
     return Crash(
         file=run.oracle.path.removeprefix(f"{ROOT}/"),
         model=state.model.name,
-        operations=tuple(_operations(run, state, first=first)),
-        lost=tuple(_shown_change(run.recording, change) for change in state.lost),
+        operations=operations,
+        cuts=cuts,
         recovered=_recovered(crash, found),
         wanted=wanted,
+        aftermath=() if crash.fault is None else crash.fault.aftermath,
         columns=COLUMNS,
         grid=grid,
         states=states,
@@ -291,37 +325,88 @@ def _recovered(crash: RecordedCrash, found: int | None) -> str:
 
 def _call_around(events: tuple[DiskEvent, ...], event: int) -> tuple[int, int]:
     """Where the operation that the loss belongs to begins and ends: it ends with its acknowledgement."""
-    acknowledged = [
-        index for index, each in enumerate(events, start=1) if isinstance(each, Marked) and each.label.startswith("ack")
-    ]
+    acknowledged = [index for index, each in enumerate(events, start=1) if _is_acknowledgement(each)]
     first = max((index for index in acknowledged if index < event), default=0)
     last = min((index for index in acknowledged if index >= event), default=len(events))
     return first, last
 
 
-def _operations(run: RecordedRun, state: CrashState, *, first: int) -> Iterator[CrashOperation]:
-    lost_by: dict[int, list[Change]] = {}
-    for change in state.lost:
-        lost_by.setdefault(change.event, []).append(change)
+def _is_acknowledgement(event: DiskEvent) -> bool:
+    return isinstance(event, Marked) and event.label.startswith("ack")
+
+
+def _until_the_power_went(crash: RecordedCrash) -> tuple[tuple[CrashOperation, ...], tuple[Cut, ...]]:
+    """What was done, an earlier power loss and what came before it included, and where it was cut short."""
+    operations: list[CrashOperation] = []
+    cuts: list[Cut] = []
+    for each in (crash.earlier, crash):
+        if each is None:
+            continue
+        before = len(operations)
+        if each.fault is not None:
+            operations += _fault_operations(each, each.fault)
+            cuts.append(cut_of(each.fault))
+        else:
+            first, _ = _call_around(each.run.recording.events, each.state.event)
+            operations += (replace(each, number=each.number + before) for each in _operations(each, first=first))
+        lost = tuple(_shown_change(each.run.recording, change) for change in each.state.lost)
+        text = "power loss"
+        if each is not crash:
+            found = _recovered(each, each.run.oracle.version_found(each.state))
+            text = f"power loss; recovery finds {found}, called v0 from here on"
+        cuts.append(Cut(after=len(operations), kind="power loss", text=text, lost=lost))
+    return tuple(operations), tuple(cuts)
+
+
+def _operations(crash: RecordedCrash, *, first: int) -> Iterator[CrashOperation]:
+    run, state = crash.run, crash.state
+    lost_by = _lost_by_event(state)
     names = _names(run.recording)
     number = 0
     for index, event in enumerate(run.recording.events[: state.event]):
         if index < first or (isinstance(event, Marked) and event.label.startswith("begin")):
             continue
         number += 1
-        lost = lost_by.get(index, [])
+        persisted, note = _persistence([event], lost_by.get(index, []))
         verb, what = _shown_event(event, names)
-        persisted: Persisted = ""
-        if not isinstance(event, Marked | Synced):
-            persisted = "no" if lost else "yes"
         yield CrashOperation(
-            number=number,
-            verb=verb,
-            what=what,
-            persisted=persisted,
-            note=_why_lost(lost) if lost else "on disk" if persisted else "",
-            source=run.places.get(index, ""),
+            number=number, verb=verb, what=what, persisted=persisted, note=note, source=run.places.get(index, "")
         )
+
+
+def _fault_operations(crash: RecordedCrash, fault: RecordedFault) -> Iterator[CrashOperation]:
+    """The calls of an operation of which one failed, as far as they were made before the power went."""
+    events, state = crash.run.recording.events, crash.state
+    lost_by = _lost_by_event(state)
+    calls = {number: call for number, call in shown_calls(fault) if call.events.start < state.event}
+    for each in operations_of(fault):
+        call = calls.get(each.number)
+        if call is None:
+            continue
+        lost = [change for index in call.events for change in lost_by.get(index, ())]
+        persisted, note = _persistence(events[call.events.start : call.events.stop], lost)
+        yield replace(each, persisted=persisted, note=each.note or note)
+    acknowledged = next((mark for mark in events[: state.event] if _is_acknowledgement(mark)), None)
+    if acknowledged is not None:
+        verb, what = _shown_event(acknowledged, {})
+        number = max(calls, default=0) + 1
+        yield CrashOperation(number=number, verb=verb, what=what, persisted="", note="", source="")
+
+
+def _lost_by_event(state: CrashState) -> dict[int, list[Change]]:
+    lost_by: dict[int, list[Change]] = {}
+    for change in state.lost:
+        lost_by.setdefault(change.event, []).append(change)
+    return lost_by
+
+
+def _persistence(events: Iterable[DiskEvent], lost: Sequence[Change]) -> tuple[Persisted, str]:
+    """Whether what a call did was durable when the power went, and why not."""
+    if lost:
+        return "no", _why_lost(lost)
+    if any(not isinstance(event, Marked | Synced | SyncFailed) for event in events):
+        return "yes", "on disk"
+    return "", ""
 
 
 def _why_lost(lost: Iterable[Change]) -> str:
@@ -370,6 +455,8 @@ def _shown_event(event: DiskEvent, names: dict[int, str]) -> tuple[str, str]:
             return "write", f"{len(event.content):,} B to {name(event.serial)}"
         case Truncated():
             return "truncate", f"{name(event.serial)} to {event.size:,} B"
+        case SyncFailed():
+            return "fsync", f"{name(event.serial)}, which fails"
         case Synced():
             return "fsync", f"the directory {names.get(event.serial, '')}".rstrip() if event.directory else name(
                 event.serial

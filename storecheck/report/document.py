@@ -2,7 +2,8 @@
 
 All formats are made from a `Run`, which is what `run.json` holds: nothing is measured or looked up while rendering. An
 `Example` is one failing example; exactly one of `race`, `sequence` and `crash` is there, unless its kind is `test` (a
-failing test that left no counterexample); a crash may have the sequence of steps before it, too. Texts that are
+failing test that left no counterexample); a crash may have the sequence of steps before it, too. A system call that
+fails is a crash, too: something cut the run short, and something must hold afterwards. Texts that are
 written by hand may use `code` and **bold**.
 
 Not a counterexample: that is a document of its own (`storecheck.counterexample`), from which an example is made.
@@ -28,6 +29,7 @@ Kind = Literal["race", "sequence", "crash", "test"]
 Importance = Literal["", "check", "loss"]
 Persisted = Literal["", "yes", "no"]
 Allowed = Literal["allowed", "broken", "impossible"]
+CutKind = Literal["power loss", "failing call", "interrupt"]
 
 KIND_NAMES: Final[Mapping[str, str]] = {"race": "Race", "sequence": "Sequence", "crash": "Crash", "test": "Test"}
 
@@ -252,8 +254,35 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where a run was cut short.
+
+    Attributes:
+        after: number of the operation that it came after; of the call that failed, if it is one.
+        kind: what happened.
+        text: the same in words, such as `power loss` or `ENOSPC: No space left on device, once`.
+        lost: changes that were not on disk, and are lost by it.
+    """
+
+    after: int
+    kind: CutKind
+    text: str
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aftermath:
+    """One thing that was looked at before the failing call and afterwards; `problem` is empty if it is as promised."""
+
+    what: str
+    before: str
+    after: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CrashOperation:
-    """What was done before the power went, and whether it was durable then."""
+    """What was done, and whether it was durable when the power went."""
 
     number: int
     verb: str
@@ -282,31 +311,43 @@ class CrashRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
-    """A power loss that breaks a promise.
+    """A run that was cut short, by power losses or by a failing call, and breaks a promise.
 
     Attributes:
         file: the file.
-        model: rules of the file system.
-        operations: what was done until the power went.
-        lost: the changes that are lost in this state.
-        recovered: what is found afterwards.
+        model: rules of the file system; empty if the power never went.
+        operations: what was done, until the power went for the last time or until the operation had ended.
+        cuts: where it was cut short, in order.
+        recovered: what is found after the last power loss; empty if the power never went.
         wanted: what must be found.
-        columns: what was kept and lost, for the grid.
-        grid: all states of the call.
-        states: so many states of the grid are distinct.
+        aftermath: what was looked at before and after a failing call.
+        columns: of the grid: what was kept and lost, or how a call failed.
+        grid: all states of the call, or every call failing.
+        states: so many states or failures of the grid are distinct.
         broken: so many of them break the promise.
     """
 
     file: str
     model: str
     operations: tuple[CrashOperation, ...]
-    lost: tuple[str, ...]
+    cuts: tuple[Cut, ...]
     recovered: str
     wanted: str
+    aftermath: tuple[Aftermath, ...]
     columns: tuple[str, ...]
     grid: tuple[CrashRow, ...]
     states: int
     broken: int
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What the last power loss lost."""
+        return self.cuts[-1].lost if self.cuts else ()
+
+    @property
+    def is_failing_call(self) -> bool:
+        """Whether it was no power loss that broke the promise."""
+        return bool(self.cuts) and self.cuts[-1].kind != "power loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,14 +37,13 @@ from storecheck.report.document import (
     Sequence,
     Shrunk,
     SourceExcerpt,
-    SourceLine,
 )
 from storecheck.report.looseness import loose_arguments
 from storecheck.report.masking import mask, secret_values
 from storecheck.report.ordering import Moved, decide
 from storecheck.report.orders import SequentialModel, TooManyOrdersError
 from storecheck.report.points import Observation, following, observe
-from storecheck.report.races import VERBS, file_of, indent_of, race_of, sources_of, with_loose
+from storecheck.report.races import VERBS, file_of, race_of, sources_of, with_loose
 from storecheck.report.reproducer import CRASH, RACE, reproducer
 from storecheck.report.sequences import ALL, CACHED, is_sequential, sequence_of, with_loose_steps
 from storecheck.runner import Runner
@@ -431,6 +430,9 @@ def crash_example(
     kind = recorded.violation.kind
     order = [kind, *sorted({text.split(" ", maxsplit=1)[0] for text in crash.lost})]
     order.append(crash.operations[-1].verb if crash.operations else "")
+    if recorded.fault is not None and recorded.fault.failed.verb == "fsync":
+        # Only a sync that fails changes what is durable: after any other call the same loss has the same cause.
+        order += ["failing call", "fsync"]
     return make_example(
         kind="crash",
         document=document,
@@ -452,34 +454,25 @@ def crash_example(
 
 def _crash_sources(run: RecordedRun, crash: Crash) -> tuple[SourceExcerpt, ...]:
     """The line that made the change that was lost, or the last change before the power went."""
-    lost = [operation for operation in crash.operations if operation.persisted == "no" and operation.source]
-    chosen = lost or [operation for operation in crash.operations if operation.source][-1:]
+    since = crash.cuts[-2].after if len(crash.cuts) > 1 and crash.cuts[-2].kind == "power loss" else 0
+    placed = [operation for operation in crash.operations if operation.source and operation.number > since]
+    chosen = [operation for operation in placed if operation.persisted == "no"] or placed[-1:]
     by_path: dict[str, dict[int, str]] = {}
     for operation in chosen:
         path, _, line = operation.source.rpartition(":")
         by_path.setdefault(path, {})[int(line)] = f"operation {operation.number}, {operation.verb}"
-    return tuple(_crash_excerpt(run.sources[path], path, marked) for path, marked in by_path.items())
-
-
-def _crash_excerpt(text: list[str], path: str, marked: Mapping[int, str]) -> SourceExcerpt:
-    around = sorted({each for line in marked for each in range(max(1, line - 2), min(len(text), line + 4) + 1)})
-    indent = indent_of([text[number - 1] for number in around])
-    return SourceExcerpt(
-        path=path,
-        lines=tuple(
-            SourceLine(
-                number=number,
-                text=text[number - 1][indent:],
-                note=marked.get(number, ""),
-                marked=number in marked,
-            )
-            for number in around
-        ),
-    )
+    return tuple(crashes.excerpt_of(run.sources[path], path, marked) for path, marked in by_path.items())
 
 
 def _crash_title(crash: Crash, recorded: RecordedCrash) -> str:
     call, violation = recorded.call, recorded.violation
+    if recorded.earlier is not None:
+        return f"A power loss during the first {call}() after another one leaves {_left_by(crash, recorded)}"
+    if recorded.fault is not None:
+        verb = recorded.fault.failed.verb
+        if violation.kind == "lost acknowledged":
+            return f"{call}() returned although {verb} failed, then a power loss undid it"
+        return f"After a failing {verb} in {call}() a power loss leaves {_left_by(crash, recorded)}"
     if violation.kind == "lost acknowledged":
         return f"{call}() returned, then a power loss undid it"
     if violation.kind.startswith("corrupt"):
@@ -491,6 +484,13 @@ def _crash_title(crash: Crash, recorded: RecordedCrash) -> str:
     return f"A power loss during {call}(): {violation.text}"
 
 
+def _left_by(crash: Crash, recorded: RecordedCrash) -> str:
+    kind = recorded.violation.kind
+    if kind.startswith("corrupt"):
+        return f"a damaged {crash.file}"
+    return f"no {crash.file}" if kind == "lost file" else f"a {crash.file} that it must not"
+
+
 def _crash_verdict(crash: Crash, recorded: RecordedCrash) -> tuple[str, ...]:
     lost = " and ".join(f"`{each}`" for each in crash.lost) or "nothing"
     why = next((operation.note for operation in crash.operations if operation.persisted == "no"), "")
@@ -500,8 +500,17 @@ def _crash_verdict(crash: Crash, recorded: RecordedCrash) -> tuple[str, ...]:
         found = f"{recorded.violation.text}."
     elif recorded.violation.kind in ("attributes", "other file"):
         found = f"{recorded.violation.text.removeprefix(f'{ROOT}/')}."
+    before = []
+    if recorded.earlier is not None:
+        first = " and ".join(f"`{each}`" for each in crash.cuts[0].lost) or "nothing"
+        before = [f"The first power loss took {first}, and the store came up as it should."]
+        reason += ", in the save that followed"
+    if recorded.fault is not None:
+        failed = recorded.fault.failed
+        before = [f"`{failed.verb}` failed: `{crash.cuts[0].text}`. The operation {recorded.fault.ended}."]
     return (
-        f"Lost when the power went: {lost}{reason}.",
+        *before,
+        f"Lost when the power went{' for the second time' if recorded.earlier is not None else ''}: {lost}{reason}.",
         f"Of the {crash.states} disk states that a power loss in this call can leave under {crash.model}, "
         f"**{crash.broken} break{'s' if crash.broken == 1 else ''} the promise**: {found}",
     )

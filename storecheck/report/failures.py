@@ -82,6 +82,12 @@ def _told(document: Mapping[str, Any], origin: Origin) -> Example:
     return example_of(counterexamples.from_json(document), origin)
 
 
+def promise_broken(payload: Mapping[str, Any], failure: Failure, verdict: Verdict) -> PromiseVerdict | None:
+    """The promise that the counterexample itself says is broken, if the failing test checks it."""
+    named = [promise for promise in verdict.promises if promise.id == payload.get("promise")]
+    return next((each for each in named if any(it.nodeid == failure.nodeid for it in each.failures)), None)
+
+
 def example_of_failure(failure: Failure, promise: PromiseVerdict | None, *, shard: int, why: str = "") -> Example:
     """A failing test without a counterexample."""
     identity = json.dumps([promise.id if promise is not None else "", "test", failure.nodeid])

@@ -75,6 +75,8 @@ def _environment() -> Environment:
         clock=words.clock,
         size=words.example_size,
         kind_name=words.kind_name,
+        cut_at=words.cut_at,
+        cut_text=words.cut_text,
         short_kind=lambda kind: "seq" if kind == "sequence" else kind,
         colour=lambda number: f"p{(number - 1) % 3 + 1}",
         authors=words.author_colours,

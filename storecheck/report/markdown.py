@@ -7,10 +7,11 @@ the summary says what it dropped.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from storecheck.report import words
-from storecheck.report.document import Example, Run
+from storecheck.report.document import Crash, Example, Run
 
 BUDGET_BYTES: Final = 900 * 1024
 """GitHub's limit is 1 MiB per step; other steps' output and the rendering's own growth need some of it."""
@@ -70,14 +71,14 @@ def _table(run: Run) -> str:
         what = f"**{_text(each.title)}**<br>{_text(words.example_size(each))}"
         if each.promise:
             what += f", breaks {_text(each.promise)}"
-        rows.append(f"| {number} | {words.kind_name(each.kind)} | {what} | {_code(each.replay)} |")
+        rows.append(f"| {number} | {words.kind_name(each)} | {what} | {_code(each.replay)} |")
     if len(run.examples) > MAX_ROWS:
         rows.append(f"| | | and {len(run.examples) - MAX_ROWS:,} more | |")
     return "\n".join(rows) + "\n"
 
 
 def _details(example: Example, number: int) -> str:
-    kind, size = words.kind_name(example.kind), _text(words.example_size(example))
+    kind, size = words.kind_name(example), _text(words.example_size(example))
     head = f"<details><summary>{number}. {kind}: {size}</summary>\n\n"
     lines = [_text(words.plain(" ".join(example.verdict))), ""]
     if example.race is not None:
@@ -101,15 +102,28 @@ def _details(example: Example, number: int) -> str:
             disk = f"v{step.disk}" if step.disk_changed else "same"
             lines.append(f"| {step.number} | P{step.process + 1} | {_code(step.call)} | {disk} | {returned} |")
     elif example.crash is not None:
-        lines += ["| # | Operation | On disk |", "|--:|---|---|"]
-        for each in example.crash.operations:
-            mark = {"yes": "✓", "no": "✕ **no**", "": ""}[each.persisted]
-            lines.append(f"| {each.number} | `{each.verb}` {_text(each.what)} | {mark} |")
-        lines.append(f"\nPower loss. Recovery sees {_code(example.crash.recovered)}, must be {example.crash.wanted}.")
+        lines += _crash(example.crash)
     if example.deciding is not None:
         order = " → ".join(f"P{p.process + 1} {p.verb} ({p.number})" for p in example.deciding.points)
         lines.append(f"\nOrder that matters: **{_text(order)}**. {words.counts_sentence(example.deciding)}")
     return head + "\n".join(lines) + "\n</details>\n"
+
+
+def _crash(crash: Crash) -> Iterator[str]:
+    yield from ("| # | Operation | On disk |" if crash.model else "| # | Call | |", "|--:|---|---|")
+    for each in crash.operations:
+        mark = {"yes": "✓", "no": "✕ **no**", "": _text(each.note)}[each.persisted]
+        yield f"| {each.number} | `{each.verb}` {_text(each.what)} | {mark} |"
+        cut = words.cut_at(crash, each.number)
+        if cut is not None:
+            yield f"| | **{_text(words.cut_text(cut))}** | |"
+    if crash.aftermath:
+        yield from ("", "| What | Before | Afterwards | |", "|---|---|---|---|")
+    for what in crash.aftermath:
+        problem = f"✕ **{_text(what.problem)}**" if what.problem else "✓"
+        yield f"| {_text(what.what)} | {_text(what.before)} | {_text(what.after)} | {problem} |"
+    if crash.recovered:
+        yield f"\nRecovery sees {_code(crash.recovered)}, must be {crash.wanted}."
 
 
 def _other(nodeid: str, text: str) -> str:

@@ -294,7 +294,8 @@ class _Carrier:
             if found is not None:
                 sizes = getattr(found, "found_sizes", None)
                 document = found.counterexample.to_json()  # type: ignore[attr-defined]
-                setattr(report, _PAYLOAD, json.dumps({"document": document, "found": sizes}))
+                payload = {"document": document, "found": sizes, "promise": getattr(found, "broken_promise", "")}
+                setattr(report, _PAYLOAD, json.dumps(payload))
             from storecheck.report.held import secrets_of_error
 
             secrets = secrets_of_error(call.excinfo.value, below=item.config.rootpath)
@@ -427,7 +428,9 @@ class _ReportWriter:
 
         for number, (nodeid, reason) in enumerate(self._reasons.items()):
             payload = self._payloads.get(nodeid) if number < MAX_EXAMPLES_TOLD else None
-            fingerprint = "" if payload is None else fingerprint_of_payload(payload, self._promise_of(nodeid))
+            fingerprint = ""
+            if payload is not None:
+                fingerprint = fingerprint_of_payload(payload, payload["promise"] or self._promise_of(nodeid))
             yield KnownFailure(test=nodeid, reason=reason, fingerprint=fingerprint)
 
     def _promise_of(self, nodeid: str) -> str:
@@ -441,7 +444,7 @@ class _ReportWriter:
         return dict(collector.evidence_totals())
 
     def _examples(self, verdict: Verdict) -> Generator[Example, None, None]:
-        from storecheck.report.failures import example_of_failure, example_of_payload, failures_of
+        from storecheck.report.failures import example_of_failure, example_of_payload, failures_of, promise_broken
         from storecheck.report.merging import FAILURES_DIRECTORY
 
         told = 0
@@ -449,8 +452,9 @@ class _ReportWriter:
             payload = self._payloads.get(failure.nodeid)
             if payload is not None and told < MAX_EXAMPLES_TOLD:
                 told += 1
+                broken = promise_broken(payload, failure, verdict) or promise
                 yield example_of_payload(
-                    payload, failure, promise, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
+                    payload, failure, broken, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
                 )
             else:
                 yield example_of_failure(failure, promise, shard=self._shard.index)

@@ -22,6 +22,7 @@ from storecheck.report.examples import (
     sequence_title,
     sequence_verdict,
 )
+from storecheck.report.fault_examples import fault_example
 from storecheck.report.looseness import MAX_VALUES_TRIED, others
 from storecheck.report.reproducer import TOLD
 from storecheck.report.told import Told, ToldCounterexample, ToldFinding, play
@@ -38,9 +39,19 @@ def told_example_of(document: ToldCounterexample, origin: Origin) -> Example:
         raise CounterexampleError("its calls were done again, and nothing failed")
     failed = sum(_same(document.play(), told) for _ in range(REPLAYS))
     replays = Replays(failed=failed, tried=REPLAYS)
+    shrunk = _shrunk(document, origin)
+    if told.fault is not None:
+        return fault_example(
+            told.fault,
+            origin,
+            document=document.to_json(),
+            environment=told.environment,
+            replays=replays,
+            shrunk=shrunk,
+            template=TOLD,
+        )
     loose = dict(_loose_values(document, told))
     sequence = _sequence(document, told, told.finding, loose)
-    shrunk = _shrunk(document, origin)
     if told.crash is not None:
         return crash_example(
             told.crash,

@@ -44,7 +44,7 @@ def show_example(example: Example, console: Console) -> None:
 
 def _example(example: Example) -> RenderableType:
     parts: list[RenderableType] = [
-        Text.assemble((words.kind_name(example.kind), "bold red"), "  ", (example.title, "bold")),
+        Text.assemble((words.kind_name(example), "bold red"), "  ", (example.title, "bold")),
     ]
     if example.promise:
         parts.append(Text(f"breaks {example.promise}: {example.promise_text}", style="dim"))
@@ -117,11 +117,18 @@ def _sequence(sequence: Sequence) -> Table:
 
 def _crash(crash: Crash) -> Iterator[RenderableType]:
     for operation in crash.operations:
-        mark = {"yes": "✓ on disk", "no": "✕ not on disk", "": ""}[operation.persisted]
-        style = "red" if operation.persisted == "no" else ""
+        mark = {"yes": "✓ on disk", "no": "✕ not on disk", "": operation.note}[operation.persisted]
+        style = "red" if operation.persisted == "no" or operation.note.startswith("✕") else ""
         yield Text(f"{operation.number:3} {operation.verb:9} {operation.what}  {mark}", style=style)
-    yield Text(f"  - power loss - recovery sees {crash.recovered}, must be {crash.wanted}", style="bold red")
-    yield Text(f"{crash.broken} of {crash.states} states under {crash.model} break the promise.")
+        cut = words.cut_at(crash, operation.number)
+        if cut is not None:
+            yield Text(f"  - {words.cut_text(cut)} -", style="bold red")
+    for each in crash.aftermath:
+        found = f"  {each.what}: {each.after}" + (f"  ✕ {each.problem}" if each.problem else "")
+        yield Text(found, style="bold red" if each.problem else "")
+    if crash.recovered:
+        yield Text(f"  recovery sees {crash.recovered}, must be {crash.wanted}", style="bold red")
+    yield Text(words.grid_sentence(crash))
 
 
 def _promises(run: Run) -> Table:

@@ -18,6 +18,7 @@ from storecheck.counterexample import CounterexampleError, import_path
 from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
 from storecheck.report.crashes import RecordedCrash
 from storecheck.report.document import Difference, Step
+from storecheck.report.faults import RecordedFault
 
 FORMAT: Final = "storecheck-told-counterexample"
 VERSION: Final = 1
@@ -58,6 +59,7 @@ class Told:
         finding: what went wrong, or None if nothing did.
         environment: what the run depended on, in words.
         crash: the power loss that broke the promise, or None.
+        fault: the failing call that broke the promise, or None.
     """
 
     file: str
@@ -65,6 +67,7 @@ class Told:
     finding: ToldFinding | None
     environment: Mapping[str, str] = field(default_factory=dict)
     crash: RecordedCrash | None = None
+    fault: RecordedFault | None = None
 
     @property
     def played(self) -> Played | None:
@@ -173,7 +176,13 @@ def load(path: Path) -> ToldCounterexample:
 
 
 def attach(
-    error: BaseException, *, player: str, lines: Iterable[str], title: str = "", first_steps: int | None = None
+    error: BaseException,
+    *,
+    player: str,
+    lines: Iterable[str],
+    title: str = "",
+    first_steps: int | None = None,
+    promise: str = "",
 ) -> None:
     """Give an exception its counterexample, for the report to find. The calls are played once.
 
@@ -183,6 +192,7 @@ def attach(
         lines: the calls of the failing run.
         title: one line; the first of the exception's text if left out.
         first_steps: calls of the first failing run, before shrinking.
+        promise: which of the test's promises is broken; the first that the test checks if left out.
     """
     message = "\n".join(line for line in str(error).splitlines() if line.strip()) or type(error).__name__
     calls = tuple(lines)
@@ -195,6 +205,7 @@ def attach(
         played=_played(player, calls),
     )
     told.found_sizes = None if first_steps is None else {"steps": first_steps}
+    told.broken_promise = promise
 
 
 def _played(player: str, calls: Sequence[str]) -> Played | None:

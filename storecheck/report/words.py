@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from storecheck.report.document import KIND_NAMES, Deciding, Example, Race, Run
+from storecheck.report.document import KIND_NAMES, Crash, Cut, Deciding, Example, Race, Run
 from storecheck.verdict import EVIDENCE_KINDS, PromiseVerdict
 
 SECONDS_PER_MINUTE = 60
@@ -108,16 +108,36 @@ def example_size(example: Example) -> str:
     elif example.sequence is not None:
         size = plural(len(example.sequence.steps), "step")
     elif example.crash is not None:
-        size = f"{example.crash.broken} of {plural(example.crash.states, 'disk state')}"
+        noun = "failing call" if example.crash.is_failing_call else "disk state"
+        size = f"{example.crash.broken} of {plural(example.crash.states, noun)}"
     else:
         size = "no counterexample"
     shards = f" · shard{'s' if len(example.shards) > 1 else ''} {', '.join(map(str, example.shards))}"
     return size + (shards if example.shards else "")
 
 
-def kind_name(kind: str) -> str:
+def kind_name(example: Example) -> str:
     """`Race`."""
-    return KIND_NAMES[kind]
+    if example.crash is not None and example.crash.is_failing_call:
+        return "Failing call"
+    return KIND_NAMES[example.kind]
+
+
+def grid_sentence(crash: Crash) -> str:
+    """How many states, or failing calls, break the promise."""
+    if crash.is_failing_call:
+        return f"{crash.broken} of {plural(crash.states, 'run')} with a failing call break the promise."
+    return f"{crash.broken} of {plural(crash.states, 'state')} under {crash.model} break the promise."
+
+
+def cut_at(crash: Crash, number: int) -> Cut | None:
+    """Where the run was cut short after an operation of that number, if it was."""
+    return next((cut for cut in crash.cuts if cut.after == number), None)
+
+
+def cut_text(cut: Cut) -> str:
+    """What cut a run short, in a few words."""
+    return cut.text if cut.kind == "power loss" else f"{cut.kind}: {cut.text}"
 
 
 def counts_sentence(deciding: Deciding) -> str:

@@ -169,8 +169,7 @@ def _scenario_lines(scenario: Scenario, state: CrashState, *, steps: int) -> Ite
         for step in process[: max(left, 0)]:
             yield spell("do", step)
         left -= len(process)
-    lost = tuple(_RANDOM.sub("*", change.text) for change in state.lost)
-    yield spell("power_loss", state.model.name, event=state.event, lost=lost)
+    yield spell("power_loss", state.model.name, event=state.event, lost=lost_in(state))
 
 
 def _play_scenario(lines: Sequence[str], understood: Sequence[Call]) -> Told:
@@ -218,9 +217,8 @@ def _crash_in(run: RecordedRun, call: Call, recovery: Recovery) -> RecordedCrash
         found = run.oracle.version_found(state)
         return None if found is None else recovery(state, found)
 
-    for state in _states(run.recording, model):
-        lost = tuple(_RANDOM.sub("*", change.text) for change in state.lost)
-        if state.event == call.keywords["event"] and lost == call.keywords["lost"]:
+    for state in states_under(run.recording, model):
+        if state.event == call.keywords["event"] and lost_in(state) == call.keywords["lost"]:
             recorded = RecordedCrash(
                 run=run, state=state, violation=Violation("recovery", ""), call="", recover=recover
             )
@@ -229,7 +227,12 @@ def _crash_in(run: RecordedRun, call: Call, recovery: Recovery) -> RecordedCrash
     return None
 
 
-def _states(recording: Recording, model: PersistenceModel) -> Iterator[CrashState]:
+def lost_in(state: CrashState) -> tuple[str, ...]:
+    """What a state has lost, in words that are the same in every run: random parts of names are left out."""
+    return tuple(_RANDOM.sub("*", change.text) for change in state.lost)
+
+
+def states_under(recording: Recording, model: PersistenceModel) -> Iterator[CrashState]:
     """Those with few changes lost by choice first; all legal ones last, unless they are too many."""
     for cuts in (1, 2, None):
         with contextlib.suppress(TooManyStatesError):

@@ -92,6 +92,27 @@ FAILING_TESTS = (
         node="tests/crash/test_power_loss.py::test_every_crash_state_of_a_history_recovers[file behind symbolic links]",
     ),
     FailingTest(
+        name="fault-B33",
+        mutant="B33",
+        node="tests/crash/test_failing_calls.py::test_a_failing_call_leaves_nothing_wrong[save-errno]",
+    ),
+    FailingTest(
+        name="fault-B27",
+        mutant="B27",
+        node="tests/crash/test_failing_calls.py::test_a_failing_call_leaves_nothing_wrong[save-errno]",
+    ),
+    FailingTest(
+        name="command-B30",
+        mutant="B30",
+        node="tests/crash/test_failing_commands.py"
+        "::test_a_command_with_a_failing_call_says_so_and_breaks_nothing[set-errno]",
+    ),
+    FailingTest(
+        name="task-B32",
+        mutant="B32",
+        node="tests/crash/test_failing_tasks.py::test_a_failing_call_of_a_task_leaves_nothing_wrong[save-errno]",
+    ),
+    FailingTest(
         name="machine-B27",
         mutant="B27",
         node="tests/crash/test_power_loss_machine.py::test_histories_with_power_losses",
