@@ -212,18 +212,24 @@ class Machine(Namespace):
     def duplicate(self, process: Process, descriptor: int, *, start: int = 0, onto: int | None = None) -> int:
         """dup(2), dup2(2) and fcntl(F_DUPFD): another descriptor for the same description."""
         opened = self.opened(process, descriptor)
+        copy = self.number_of_copy(process, descriptor, start=start, onto=onto)
+        if copy != descriptor:
+            opened.references += 1
+            process.descriptors[copy] = opened
+        return copy
+
+    def number_of_copy(self, process: Process, descriptor: int, *, start: int, onto: int | None) -> int:
+        """The number that a copy of the descriptor gets, free now; its own if it is to stay where it is."""
         if onto is None:
             if len(process.descriptors) >= process.open_files:
                 fail(errno.EMFILE)
-            onto = process.lowest_free(start)
-        elif onto == descriptor:
+            return process.lowest_free(start)
+        if onto == descriptor:
             return onto
-        elif onto < FIRST_DESCRIPTOR:
+        if onto < FIRST_DESCRIPTOR:
             fail(errno.EBADF)
-        elif onto in process.descriptors:
+        if onto in process.descriptors:
             self.close(process, onto)
-        opened.references += 1
-        process.descriptors[onto] = opened
         return onto
 
     def status_flags(self, process: Process, descriptor: int, flags: int | None = None) -> int:
@@ -231,7 +237,7 @@ class Machine(Namespace):
         opened = self.opened(process, descriptor)
         if flags is not None:
             opened.flags = opened.flags & ~_STATUS_FLAGS | flags & _STATUS_FLAGS
-        return opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+        return opened.flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC)
 
     # Content
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat as stat_bits
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from storecheck.machine import LOCK_NB, MOUNT, Inode, Machine, MachineParameters, Process, Waiter
+from storecheck.machine import LOCK_NB, LOCK_UN, MOUNT, Inode, Machine, MachineParameters, Process, Waiter
 from storecheck.machine.errors import fail
-from storecheck.machine.parameters import FIRST_DESCRIPTOR
 
 _REAL_FLAGS_KEPT = os.O_CLOEXEC
 
@@ -308,28 +308,28 @@ class RealDisk(Machine):
         if opened is None:
             fail(errno.EBADF)
         process.inheritable.discard(descriptor)
-        if not any(other is opened for other in process.descriptors.values()):
-            os.close(opened.descriptor)
+        os.close(opened.descriptor)
 
     def duplicate(self, process: Process, descriptor: int, *, start: int = 0, onto: int | None = None) -> int:
         """dup(2), dup2(2), fcntl(F_DUPFD)."""
         opened = self._open_file(process, descriptor)
-        if onto is None:
-            if len(process.descriptors) >= process.open_files:
-                fail(errno.EMFILE)
-            onto = process.lowest_free(start)
-        elif onto == descriptor:
-            return onto
-        elif onto < FIRST_DESCRIPTOR:
-            fail(errno.EBADF)
-        elif onto in process.descriptors:
-            self.close(process, onto)
+        number = self.number_of_copy(process, descriptor, start=start, onto=onto)
+        if number == descriptor:
+            return number
         with self._failing():
             real = os.dup(opened.descriptor)
         inode = RealInode(self, os.fstat(real), path=opened.inode.path, descriptor=real)
         copied = RealOpen(inode, descriptor=real, flags=opened.flags, opener=process, path=opened.path)
-        process.descriptors[onto] = copied  # type: ignore[assignment]
-        return onto
+        process.descriptors[number] = copied  # type: ignore[assignment]
+        return number
+
+    def status_flags(self, process: Process, descriptor: int, flags: int | None = None) -> int:
+        """fcntl(F_GETFL) and, with `flags`, fcntl(F_SETFL)."""
+        real = self.real_descriptor(process, descriptor)
+        with self._failing():
+            if flags is not None:
+                fcntl.fcntl(real, fcntl.F_SETFL, flags)
+            return fcntl.fcntl(real, fcntl.F_GETFL) & ~_flags_unasked_for()
 
     def read(self, process: Process, descriptor: int, size: int, *, offset: int | None = None) -> bytes:
         """read(2), pread(2)."""
@@ -387,7 +387,8 @@ class RealDisk(Machine):
         """fcntl(F_SETLK), as `fcntl.lockf` has it."""
         opened = self._open_file(process, descriptor)
         try:
-            fcntl.lockf(opened.descriptor, operation | LOCK_NB, size, start)
+            # Python knows LOCK_UN alone only.
+            fcntl.lockf(opened.descriptor, operation if operation == LOCK_UN else operation | LOCK_NB, size, start)
         except (BlockingIOError, PermissionError) as error:
             if operation & LOCK_NB:
                 _fail_as(error, ())
@@ -414,6 +415,13 @@ class RealDisk(Machine):
                 except OSError:
                     return False
         return True
+
+
+@functools.cache
+def _flags_unasked_for() -> int:
+    """What the kernel adds to the flags of every open file: O_LARGEFILE, on most machines."""
+    with open(os.devnull, "rb") as stream:
+        return fcntl.fcntl(stream, fcntl.F_GETFL)
 
 
 def _descriptor_of(at: Any) -> int | None:

@@ -25,7 +25,11 @@ from storecheck.schedule import Strategy
 from tests.races.reconfirming import PROGRAMS, program
 
 ADD = Operation("add")
-COMMITTED = sorted(Path(__file__).parent.glob("counterexamples/*.json"))
+TESTS = Path(__file__).parent.parent
+COMMITTED = sorted(
+    path for part in ("storecheck", "concurrency") for path in (TESTS / part / "counterexamples").glob("*.json")
+)
+"""Of small counters, and of bugs planted into the store."""
 
 
 def counting(adapter: str, *, processes: int = 2, kills: int = 0) -> Program:
@@ -70,6 +74,17 @@ def agreeing(program: Program, strategy: Strategy, *, at_most: int) -> int:
 def test_every_schedule_with_one_preemption_does_the_same_in_reality(adapter: str) -> None:
     """All calls, answers and files agree, whatever the counter loses; a lock that is taken makes the real one wait."""
     assert agreeing(counting(adapter), PreemptionBounded(1), at_most=200) >= 10
+
+
+@pytest.mark.parametrize("name", ["flags", "copies", "records"])
+def test_descriptors_are_the_kernels(name: str) -> None:
+    """Status flags, copies of a descriptor and locks of a range are asked of the kernel, and it says the same."""
+    program = Program(
+        adapter="tests.storecheck.controlled_subjects:Descriptors",
+        files={"file": b"0"},
+        processes=(process(Operation(name)), process(Operation(name))),
+    )
+    assert agreeing(program, PreemptionBounded(1), at_most=40) >= 5
 
 
 def test_three_processes_agree() -> None:
