@@ -254,7 +254,7 @@ def limit_silence(pipe: Any) -> None:
 def serve(pipe: Any, errand: Errand) -> None:
     """The life of a child: load, then run after run, until the other side is gone."""
     runner = LedRunner(errand)
-    _become(errand.program)
+    _become(errand.program, errand.base)
     pipe.send_bytes(marshal.dumps(("ready", os.getpid())))
     with runner.collecting():
         while True:
@@ -325,8 +325,11 @@ def _receive(pipe: Any) -> Any:
         return None
 
 
-def _become(program: Program) -> None:
-    """Take the user that the program's processes run as, if this process may, and that user can read Python itself.
+def _become(program: Program, base: str) -> None:
+    """Take the user that the program's processes run as, if this process may, and that user gets at all it needs.
+
+    Python, this package and the directory may be below a directory that only root can enter, as `/root` or what pytest
+    makes for its tests.
 
     Otherwise calls that the simulation refuses for want of permission succeed here, and show as differences.
     """
@@ -334,7 +337,7 @@ def _become(program: Program) -> None:
     if os.geteuid() == 0 and machine.uid != 0:
         os.setegid(machine.gid)
         os.seteuid(machine.uid)
-        if not os.access(os.__file__, os.R_OK, effective_ids=True):
+        if not all(os.access(needed, os.R_OK, effective_ids=True) for needed in (os.__file__, __file__, base)):
             os.seteuid(0)
             os.setegid(0)
 
