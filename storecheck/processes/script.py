@@ -21,6 +21,7 @@ from storecheck.runner import Execution, Runner
 from storecheck.schedule import Fault, Policy
 from storecheck.schedule.executor import KILL, Chooser, Executor, Task
 from storecheck.schedule.faults import PendingCall
+from storecheck.schedule.remembering import said_of_itself
 from storecheck.syscalls import Context
 from storecheck.syscalls.posix import Listing
 
@@ -97,13 +98,10 @@ def plain_argument(argument: object) -> object:
         return argument
     if isinstance(argument, bytearray | memoryview):
         return bytes(argument)
-    if isinstance(argument, os.PathLike):
-        return os.fspath(argument)
     if isinstance(argument, tuple | list):
         return tuple(plain_argument(each) for each in argument)
-    if hasattr(argument, "fileno"):
-        return argument.fileno()
-    return type(argument).__name__
+    said = said_of_itself(argument)
+    return type(argument).__name__ if said is None else said
 
 
 def plain_answer(result: object, error: BaseException | None) -> tuple[str, Any]:

@@ -605,15 +605,23 @@ def _plain(values: Arguments) -> Arguments | None:
             found.append(value)
         elif isinstance(value, memoryview | bytearray):
             found.append(bytes(value))
-        elif isinstance(value, os.PathLike):
-            found.append(os.fspath(value))
         elif isinstance(value, tuple | list):
             members = _plain(tuple(value))
             if members is None:
                 return None
             found.append(members)
-        elif hasattr(value, "fileno"):
-            found.append(value.fileno())
         else:
-            return None
+            said = said_of_itself(value)
+            if said is None:
+                return None
+            found.append(said)
     return tuple(found)
+
+
+def said_of_itself(value: Any) -> str | bytes | int | None:
+    """The path or the descriptor for which an object stands, or None."""
+    try:
+        said = os.fspath(value) if isinstance(value, os.PathLike) else value.fileno()
+    except Exception:  # noqa: BLE001 - a closed file has no number: that is for the call to say, when it is made
+        return None
+    return said if isinstance(said, str | bytes | int) else None

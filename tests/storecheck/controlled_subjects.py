@@ -46,6 +46,16 @@ class Descriptors:
             os.close(each)
         return [number - descriptor for number in numbers]
 
+    def locks_closed(self) -> str:
+        """Lock a file that is closed."""
+        with open(self._path, "rb") as stream:
+            pass
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except ValueError as error:
+            return str(error)
+        return "locked"
+
     def records(self) -> bool:
         """Lock a range of the file and free it again."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT)

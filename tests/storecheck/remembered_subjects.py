@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 
@@ -28,6 +29,16 @@ class Told:
         for _ in range(3):
             time.monotonic_ns()
             os.stat(self._path)
+
+    def lock_closed(self) -> str:
+        """Lock a file that is closed: the error comes of the call, and not before others have had their turn."""
+        with open(self._path, "rb") as stream:
+            pass
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except ValueError as error:
+            return str(error)
+        return "locked"
 
     def scatter(self) -> str:
         """Read into a buffer, so that the answer of the call is not all that it does."""

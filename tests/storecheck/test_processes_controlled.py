@@ -87,6 +87,20 @@ def test_descriptors_are_the_kernels(name: str) -> None:
     assert agreeing(program, PreemptionBounded(1), at_most=40) >= 5
 
 
+def test_what_is_no_descriptor_any_more_is_refused_in_both_worlds() -> None:
+    """A closed file is an argument that has no number: the call is made, and fails in both worlds."""
+    program = Program(
+        adapter="tests.storecheck.controlled_subjects:Descriptors",
+        files={"file": b"0"},
+        processes=(process(Operation("locks_closed")), process(Operation("flags"))),
+    )
+    with ControlledRunner(program) as runner:
+        assert [step.answer for _, _, step in first_script(runner).steps if step.name == "flock"] == [
+            ("raised", "ValueError")
+        ]
+    assert agreeing(program, PreemptionBounded(1), at_most=20) >= 5
+
+
 def test_three_processes_agree() -> None:
     """The order of several waiting for one lock is the simulation's."""
     assert agreeing(counting("LockedCounter", processes=3), RandomSchedules(executions=15, seed=3), at_most=15) == 15

@@ -90,6 +90,7 @@ PROGRAMS = {
         processes=(process(ADD),) * 2,
         machine=MachineParameters(points="all"),
     ),
+    "a closed file": own("Told", ("lock_closed", "add"), ("lock_closed", "add")),
     "sleeps and clocks": Program(
         adapter=FILES,
         processes=(
@@ -209,10 +210,7 @@ def test_a_failure_is_executed_in_full_before_it_is_told(monkeypatch: pytest.Mon
     def flattered(self: remembering.Ending) -> remembering.Ending:
         return remembering.Ending(self.outcome, result=-1, error=self.error)
 
-    runner_result: list[object] = []
-
     def check(execution: Execution) -> str | None:
-        runner_result.append([record.result for record in execution.operations])
         return "negative" if any(record.result == -1 for record in execution.operations) else None
 
     monkeypatch.setattr(remembering.Ending, "copy", flattered)
