@@ -26,6 +26,7 @@ from storecheck.schedule import (
 from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, StepLog
 from storecheck.schedule.remembering import NotDeterministic
 from storecheck.schedule.strategies import PrefixChooser
+from storecheck.schedule.trunk import Trunk
 from storecheck.searched import tell
 from storecheck.syscalls import Transform
 
@@ -46,6 +47,12 @@ EXECUTIONS_PER_CHECK: Final = 100
 KNOWN_SHARE_MIN: Final = 0.3
 """Remembering costs time, too: a search in which fewer processes than this are known leaves it. Looked at every
 `EXECUTIONS_PER_CHECK` runs, but not after the first of them, which have to learn."""
+
+TRUNKS_MAX: Final = 4
+"""Beginnings of runs kept at a time, and"""
+
+FORKS_MAX: Final = 32
+"""those at forks; some tens of kilobytes each. Depth-first search needs those of the last few runs only."""
 
 PREEMPTIONS_TRIED: Final = 3
 """Preemptions up to which a minimal schedule is searched; failures that need more keep the schedule as found."""
@@ -200,6 +207,7 @@ class _Searching:
         self._policy = policy
         self._runner = Runner(program, transform=transform, max_steps=max_steps)
         self._max_steps = max_steps
+        self._trunks = _Trunks(self._runner)
         self._remembers = True
         self._reviewed = (0, 0)
         self._bound = ""
@@ -256,10 +264,18 @@ class _Searching:
         policy = self._policy() if self._policy is not None else FaultPlan(self._faults) if self._faults else None
         if policy is not None or step_log is not None or not self._remembers:
             return self._runner.run(chooser, policy=policy, step_log=step_log), False
-        if self.executions % EXECUTIONS_PER_CHECK == 0:
+        beginning = self._trunks.beginning_of(chooser) if isinstance(chooser, PrefixChooser) else None
+        is_checked = self.executions % EXECUTIONS_PER_CHECK == 0
+        if is_checked:
             self._review_memory()
+        if beginning is not None:
+            assert isinstance(chooser, PrefixChooser)
+            trunk, last = beginning
+            execution = self._runner.run_branch(trunk, chooser, last=last, keep=self._trunks.keep)
+            return (self._in_full(execution), False) if is_checked else (execution, True)
+        if is_checked:
             return self._runner.run(chooser, remember="check"), False
-        return self._runner.run(chooser, remember="yes"), True
+        return self._runner.run(chooser, remember="yes", keep=self._trunks.keep), True
 
     def _review_memory(self) -> None:
         """Whether the last runs were quicker for what is remembered; if not, no later one will remember."""
@@ -283,6 +299,68 @@ class _Searching:
         if self._bound and not self._cut_by:
             return Exhausted(bound=self._bound, executions=self.executions)
         return Sampled(executions=self.executions, cut_by=self._cut_by)
+
+
+class _Trunks:
+    """Beginnings of runs that others have in common with them: see `schedule.trunk`.
+
+    Those at forks are copied as the run goes by: there are few forks, and the other ways are gone next. Elsewhere, a
+    trunk grows along a run from one place where a thread can be preempted to the next.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        # The one used longest ago first.
+        self._by_line: dict[bytes, Trunk] = {}
+        self._at_forks: dict[bytes, tuple[Trunk, int]] = {}
+        self._barren = b""
+
+    def keep(self, trunk: Trunk) -> None:
+        """At a fork of the run now going on."""
+        self._at_forks[bytes(trunk.executor.choices)] = trunk, trunk.forks()
+        if len(self._at_forks) > FORKS_MAX:
+            del self._at_forks[next(iter(self._at_forks))]
+
+    def beginning_of(self, chooser: PrefixChooser) -> tuple[Trunk, bool] | None:
+        """A trunk that stands where the prefix of the chooser ends, and whether this is the last use of it.
+
+        None if the prefix must be run from the start.
+        """
+        line, at = chooser.line, len(chooser.prefix) - 1
+        if line is None:
+            return None
+        prefix = line[:at]
+        kept = self._at_forks.pop(prefix, None)
+        if kept is not None:
+            trunk, uses = kept
+            if uses > 1:
+                self._at_forks[prefix] = trunk, uses - 1
+            return trunk, uses == 1
+        grown = self._grown(line, at)
+        return None if grown is None else (grown, False)
+
+    def _grown(self, line: bytes, at: int) -> Trunk | None:
+        if line is self._barren:
+            return None
+        trunk = self._by_line.pop(line, None)
+        if trunk is None or trunk.at > at:
+            trunk = self._new(line, at)
+        if trunk is None or not self._runner.grow(trunk, line, at):
+            # Tried once for each run: more of its beginning is not going to be known.
+            self._barren = line
+            return None
+        self._by_line[line] = trunk
+        if len(self._by_line) > TRUNKS_MAX:
+            del self._by_line[next(iter(self._by_line))]
+        return trunk
+
+    def _new(self, line: bytes, at: int) -> Trunk | None:
+        """One that stands on the way there, if possible not at its start."""
+        best: Trunk | None = None
+        for other, trunk in self._by_line.items():
+            if trunk.at <= at and line[: trunk.at] == other[: trunk.at] and (best is None or trunk.at > best.at):
+                best = trunk
+        return self._runner.trunk() if best is None else self._runner.second_trunk(best)
 
 
 # Minimising

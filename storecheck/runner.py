@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import sys
@@ -23,6 +24,8 @@ from storecheck.program import ROOT, Operation, ProcessProgram, Program, Program
 from storecheck.schedule import Deadlock, Executor, Fault, Policy, ProcessKilled, remembering
 from storecheck.schedule.executor import MAX_STEPS_DEFAULT, Chooser, Member, StepLog
 from storecheck.schedule.remembering import Ending, Memory, Outcome, Recollection
+from storecheck.schedule.strategies import PrefixChooser
+from storecheck.schedule.trunk import Trunk, Walker
 from storecheck.syscalls import Context, ImageOptions, NotSimulated, ProcessImage, Recorder, Transform
 from storecheck.syscalls.context import MAIN_IDENT, silent
 
@@ -40,6 +43,9 @@ REAL_TIME: Final = ("real time",)
 another began, so those two moments are in no order of their own: an end conflicts with a beginning, and only that."""
 
 Remember = Literal["no", "yes", "check"]
+Keep = Callable[[Trunk], None]
+"""Takes a beginning that the run now going on has in common with others, at a fork: see `PrefixChooser`."""
+
 End = Literal["ended", "killed", "stuck"]
 
 
@@ -66,6 +72,22 @@ class OperationRecord:
     result: Any = None
     error: str | None = None
     message: str | None = None
+
+    def copy(self) -> OperationRecord:
+        """The same, for a copy of the run."""
+        return OperationRecord(
+            process=self.process,
+            thread=self.thread,
+            operation=self.operation,
+            invoked_at=self.invoked_at,
+            invoked_step=self.invoked_step,
+            responded_at=self.responded_at,
+            responded_step=self.responded_step,
+            outcome=self.outcome,
+            result=copy.deepcopy(self.result),
+            error=self.error,
+            message=self.message,
+        )
 
     def __str__(self) -> str:
         who = f"P{self.process + 1}" + (f".t{self.thread}" if self.thread else "")
@@ -154,6 +176,11 @@ class _Run:
     stamp: int = 0
     operations: list[OperationRecord] = field(default_factory=list)
     _open: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def copy(self, executor: Executor) -> _Run:
+        """The same for a copy of the run."""
+        operations = [record.copy() for record in self.operations]
+        return _Run(executor, self.programs, self.stamp, operations, dict(self._open))
 
     def operation_begins(self, member: Member, thread: int, number: int) -> None:
         """Operation `number` of the thread begins."""
@@ -244,6 +271,7 @@ class Runner:
         step_log: StepLog | None = None,
         trace: bool = False,
         remember: Remember = "no",
+        keep: Keep | None = None,
     ) -> Execution:
         """One run under the given chooser.
 
@@ -256,6 +284,7 @@ class Runner:
             remember: `yes` executes the code of a process only from where something new happens to it (see
                 `schedule.remembering`); `check` executes all of it and compares it with what is remembered; `no`
                 does neither.
+            keep: told of forks, or None; for a `PrefixChooser` and with memory only.
 
         Raises:
             NoEvidence: the code under test needs something that is not simulated.
@@ -276,20 +305,34 @@ class Runner:
         )
         executor.tracing = recorder is not None
         run = _Run(executor)
+        self._before_run()
+        self._start_processes(executor, run, recorder, remember)
+        if keep is not None and isinstance(chooser, PrefixChooser):
+            self._keep_forks(executor, chooser, run, keep)
+        self._execute(executor)
+        return self._told(executor, run, remembers=remember == "yes")
+
+    def _before_run(self) -> None:
         self.runs += 1
         if self.runs % RUNS_PER_COLLECTION == 0:
             self._collect_garbage()
-        self._start_processes(executor, run, recorder, remember)
-        self._execute(executor)
-        if remember == "yes":
+
+    def _told(self, executor: Executor, run: _Run, *, remembers: bool) -> Execution:
+        """What the run did."""
+        if remembers:
             self.processes_remembered += len(executor.members)
             self.processes_known += sum(member.known is not None for member in executor.members)
         if executor.refused:
             raise NoEvidence(f"{executor.refused[0]} (in a run of {self.program.adapter})")
+        if remembers:
+            # Nobody listened to the run, so nobody will look at it any more.
+            if isinstance(executor.chooser, PrefixChooser):
+                executor.chooser.at_fork = None
+            executor.dissolve()
         return Execution(
             program=self.program,
             operations=run.operations,
-            machine=machine,
+            machine=executor.machine,
             ends=tuple(
                 "killed" if member.killed else "ended" if member.ended else "stuck" for member in executor.members
             ),
@@ -299,8 +342,104 @@ class Runner:
             faults=tuple(executor.faults),
             deadlock=executor.deadlock,
             cut=executor.cut,
-            trace=machine.trace,
+            trace=executor.machine.trace,
         )
+
+    # Runs with a common beginning
+
+    def trunk(self) -> Trunk | None:
+        """A run that can be copied as it goes on (`schedule.trunk`), not begun; None if some code must be executed."""
+        self._look_for_modules()
+        if not all(memory.is_usable for memory in self._memories):
+            return None
+        walker = Walker([])
+        executor = Executor(self._new_machine(), walker, max_steps=self.max_steps, kills_max=self.program.kills)
+        run = _Run(executor)
+        for index, image in enumerate(self._images):
+            member = executor.add_process(f"P{index + 1}", image.activate)
+            run.programs[member.process.index] = self.program.processes[index]
+            recollection = self._remember(index, member, run)
+            executor.add_task(member, recollection.no_body, ident=MAIN_IDENT)
+        return Trunk(executor, walker, run, epoch=self._modules)
+
+    def grow(self, trunk: Trunk, line: bytes, at: int) -> bool:
+        """Have the trunk go on: see `Trunk.grow`. False also if it is of no use because modules were imported since."""
+        self._look_for_modules()
+        if trunk.epoch != self._modules:
+            return False
+        self._direct_calls_to(trunk.executor)
+        try:
+            return trunk.grow(line, at)
+        finally:
+            for image in self._images:
+                image.context.idle()
+
+    def second_trunk(self, trunk: Trunk) -> Trunk:
+        """Another trunk where this one stands."""
+        run = trunk.journal
+        assert isinstance(run, _Run)
+        second = trunk.copy(run)
+        second.journal = self._remember_all(trunk.executor, second.executor, run)
+        return second
+
+    def run_branch(
+        self, trunk: Trunk, chooser: PrefixChooser, *, last: bool = False, keep: Keep | None = None
+    ) -> Execution:
+        """One run that has its beginning in common with the trunk, which stands where the chooser's prefix ends.
+
+        Comes out as `run(chooser, remember="yes")`; `keep` as there. The trunk is used up by the `last`.
+        """
+        self._before_run()
+        run = trunk.journal
+        assert isinstance(run, _Run)
+        executor = trunk.branch(chooser, last=last)
+        if not last:
+            run = self._remember_all(trunk.executor, executor, run)
+        self._direct_calls_to(executor)
+        if keep is not None:
+            self._keep_forks(executor, chooser, run, keep)
+        self._execute(executor)
+        return self._told(executor, run, remembers=True)
+
+    def _keep_forks(self, executor: Executor, chooser: PrefixChooser, run: _Run, keep: Keep) -> None:
+        chooser.at_fork = functools.partial(self._keep_fork, executor, run, keep)
+
+    def _keep_fork(self, executor: Executor, run: _Run, keep: Keep) -> None:
+        if any(member.known is None for member in executor.members):
+            return  # some code runs: its stack cannot be copied
+        chooser = executor.chooser
+        assert isinstance(chooser, PrefixChooser)
+        walker = Walker(chooser.decisions[:])
+        trunk = Trunk(executor.copy(walker), walker, run, epoch=self._modules)
+        trunk.journal = self._remember_all(executor, trunk.executor, run)
+        keep(trunk)
+
+    def _remember(self, index: int, member: Member, run: _Run) -> Recollection:
+        """The process is known, and at the beginning."""
+        begin = functools.partial(self._begin_process, index, member, run, None)
+        recollection = Recollection(
+            self._memories[index], executor=run.executor, member=member, journal=run, begin=begin
+        )
+        member.known = member.recollection = recollection
+        member.on_end = self._images[index].context.end
+        return recollection
+
+    def _remember_all(self, old: Executor, new: Executor, run: _Run) -> _Run:
+        """The processes of a copy are known, and where they are in the run copied; returns the copy of `run`."""
+        run = run.copy(new)
+        for index, (known, member) in enumerate(zip(old.members, new.members, strict=True)):
+            recollection = self._remember(index, member, run)
+            assert known.known is not None
+            recollection.moment = known.known.moment
+            for task in member.tasks:
+                task.body = recollection.no_body
+        return run
+
+    def _direct_calls_to(self, executor: Executor) -> None:
+        for image, member in zip(self._images, executor.members, strict=True):
+            image.context.begin(executor, member, None, member.known)
+            if member.ended:
+                image.context.end()
 
     def new_machine(self) -> Machine:
         """The computer as every run begins with it."""
@@ -313,30 +452,32 @@ class Runner:
                 machine.plant_directory(machine.mount, name)
         return machine
 
-    def _start_processes(self, executor: Executor, run: _Run, recorder: Recorder | None, remember: Remember) -> None:
+    def _look_for_modules(self) -> bool:
+        """Forget everything if modules were imported since the last look, and say so."""
         modules = sum(len(image.modules) for image in self._images)
-        if modules != self._modules:
-            # A module is executed when it is imported first, and what it then does is not done again.
-            self._modules = modules
-            for memory in self._memories:
-                memory.clear()
+        if modules == self._modules:
+            return False
+        # A module is executed when it is imported first, and what it then does is not done again.
+        self._modules = modules
+        for memory in self._memories:
+            memory.clear()
+        return True
+
+    def _start_processes(self, executor: Executor, run: _Run, recorder: Recorder | None, remember: Remember) -> None:
+        self._look_for_modules()
         for index, image in enumerate(self._images):
             member = executor.add_process(f"P{index + 1}", image.activate)
             run.programs[member.process.index] = self.program.processes[index]
-            begin = functools.partial(self._begin_process, index, member, run, recorder)
-            memory = self._memories[index]
-            if remember == "no" or not memory.is_usable:
-                executor.add_task(member, begin(None), ident=MAIN_IDENT)
+            if remember == "no" or not self._memories[index].is_usable:
+                body = self._begin_process(index, member, run, recorder, None)
+                executor.add_task(member, body, ident=MAIN_IDENT)
                 continue
-            recollection = Recollection(memory, executor=executor, member=member, journal=run, begin=begin)
-            member.recollection = recollection
+            recollection = self._remember(index, member, run)
             executor.add_task(member, recollection.no_body, ident=MAIN_IDENT)
             if remember == "check":
                 recollection.lead()
             else:
-                member.known = recollection
                 image.context.begin(executor, member, None, recollection)
-                member.on_end = image.context.end
 
     def _begin_process(
         self, index: int, member: Member, run: _Run, recorder: Recorder | None, memory: Recollection | None

@@ -6,7 +6,6 @@ Plain mutable records; `kernel.Machine` gives them their meaning.
 from __future__ import annotations
 
 import stat as stat_bits
-from collections import deque
 
 from storecheck.machine.parameters import FIRST_DESCRIPTOR
 
@@ -60,9 +59,9 @@ class Inode:
         self.target = ""
         self.atime_ns = self.mtime_ns = self.ctime_ns = stamp_ns
         self.flocks: list[OpenFile] = []
-        self.flock_queue: deque[Waiter] = deque()
+        self.flock_queue: list[Waiter] = []
         self.record_locks: list[RecordLock] = []
-        self.record_queue: deque[Waiter] = deque()
+        self.record_queue: list[Waiter] = []
         self.private_to: Process | None = None
 
     def size(self) -> int:

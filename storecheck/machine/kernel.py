@@ -33,7 +33,7 @@ _O_PATH: Final = getattr(os, "O_PATH", 0)
 _STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK
 
 
-def _nobody_waits(waiter: Waiter) -> None:
+def nobody_waits(waiter: Waiter) -> None:
     """The default `on_wake`: without a scheduler nobody waits."""
 
 
@@ -48,7 +48,7 @@ class Machine(Namespace):
     def __init__(self, parameters: MachineParameters | None = None, files: Mapping[str, bytes] | None = None) -> None:
         super().__init__(parameters or MachineParameters())
         self.processes: list[Process] = []
-        self.on_wake: Callable[[Waiter], None] = _nobody_waits
+        self.on_wake: Callable[[Waiter], None] = nobody_waits
         for path, content in (files or {}).items():
             self.plant(path, content)
 
@@ -435,11 +435,11 @@ class Machine(Namespace):
             assert waiter.opened is not None
             kind = LOCK_EX if waiter.exclusive else LOCK_SH
             if waiter.abandoned or waiter.opened.references == 0:
-                queue.popleft()
+                queue.pop(0)
                 continue
             if not self._flock_free(inode, kind):
                 return
-            queue.popleft()
+            queue.pop(0)
             self._grant_flock(waiter.opened, kind)
             waiter.granted = True
             self.on_wake(waiter)

@@ -9,14 +9,16 @@ what to wait for by `storecheck.syscalls`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 from greenlet import getcurrent, greenlet
 
 from storecheck.machine import Machine, Process, Waiter
+from storecheck.machine.copying import copy_of
 from storecheck.machine.disk import CLOCK, READ, WRITE, Footprint
+from storecheck.machine.kernel import nobody_waits
 from storecheck.schedule.faults import Fault, PendingCall, Policy
 from storecheck.schedule.remembering import (
     AGAIN_NS,
@@ -55,6 +57,10 @@ class ProcessKilled(BaseException):
     """Thrown into the frames of a killed process to free them, after the machine stopped answering it."""
 
 
+class CodeNeeded(BaseException):
+    """In a run that executes no code, something is to happen to a process that is not remembered."""
+
+
 class ForeignThread(RuntimeError):  # noqa: N818 - it says who called
     """A real thread, or code of no simulated process, made a simulated system call."""
 
@@ -80,6 +86,17 @@ class Wait(Protocol):
 
     def holders(self) -> list[Task]:
         """The threads that could end the wait."""
+
+    def copied(self, waiters: Mapping[Waiter, Waiter]) -> Wait:
+        """The same wait in a copy of the run, whose requests for locks of files are those in `waiters`."""
+
+
+class SameInCopies(Wait):
+    """Base of waits for nothing that is on the machine."""
+
+    def copied(self, waiters: Mapping[Waiter, Waiter]) -> Wait:  # noqa: ARG002 - it waits for none of them
+        """The wait itself."""
+        return self
 
 
 class Task:
@@ -129,8 +146,23 @@ class Task:
         self.has_answer = False
         self.answer: object = None
 
+    def copy(self, member: Member, waiters: Mapping[Waiter, Waiter]) -> Task:
+        """The thread in a copy of the run; its code does not run in either."""
+        new = Task(index=self.index, member=member, name=self.name, ident=self.ident, body=_nothing)
+        new.number = self.number
+        new.dead = self.dead
+        new.done = self.done
+        new.started = self.started
+        new.deadline_ns = self.deadline_ns
+        new.wait_until_ns = self.wait_until_ns
+        new.pending = self.pending
+        new.is_blocked = self.is_blocked
+        # A dead one may have waited for what is there no more.
+        new.waiting = None if self.waiting is None or self.dead else self.waiting.copied(waiters)
+        return new
 
-class _KnownWait:
+
+class _KnownWait(SameInCopies):
     """A thread whose code does not run waits for a lock of its process. A run that ends so is executed in full."""
 
     def describe(self) -> str:
@@ -177,6 +209,15 @@ class Member:
         self.ended = False
         self.known: Recollection | None = None
         self.recollection: Recollection | None = None
+
+    def copy(self, process: Process) -> Member:
+        """The process in a copy of the run, as yet without threads and memory."""
+        new = Member(name=self.name, process=process, activate=self.activate)
+        new.calls = self.calls
+        new.live = self.live
+        new.killed = self.killed
+        new.ended = self.ended
+        return new
 
 
 def _nothing() -> None:
@@ -244,6 +285,7 @@ class Executor:
         self.cut = False
         self.harness_error: BaseException | None = None
         self.tracing = False
+        self.known_only = False
         self.members: list[Member] = []
         self.tasks: list[Task] = []
         self.runnable = 0
@@ -254,6 +296,7 @@ class Executor:
         self._next: Task | None = None
         self._hub: greenlet | None = None
         self._over = False
+        self._decided: tuple[int, int] | None = None
         machine.on_wake = self._kernel_wakes
 
     @property
@@ -291,7 +334,7 @@ class Executor:
         """Run until all processes have ended, nobody can run, or the run is cut. Frees all frames before it returns."""
         self._hub = getcurrent()
         try:
-            self._next = self._pick(None)
+            self._next = self._first()
             while self._next is not None and not self._over:
                 task = self._run_known(self._next)
                 self._next = None
@@ -305,6 +348,13 @@ class Executor:
             self._free_frames()
         if self.harness_error is not None:
             raise self.harness_error
+
+    def _first(self) -> Task | None:
+        """Who runs first: in a run that goes on from a decision, as was decided there."""
+        if self._decided is None:
+            return self._pick(None)
+        (index, current), self._decided = self._decided, None
+        return self._follow(index, None if current < 0 else self.tasks[current]) or self._pick(None)
 
     def _make_current(self, task: Task) -> None:
         self.current = task
@@ -494,14 +544,17 @@ class Executor:
         candidates = runnable | early
         if candidates & (candidates - 1) or killable or self.chooser.every_step:
             index = self.chooser.choose(runnable, early, -1 if arrived is None else arrived.index, killable)
-            self.choices.append(index)
-            if index >= KILL:
-                assert arrived is not None
-                self.kills_left -= 1
-                self.kill(arrived.member)
-                return None
-        else:
-            index = candidates.bit_length() - 1
+            return self._follow(index, arrived)
+        return self._let_run(candidates.bit_length() - 1, arrived)
+
+    def _follow(self, index: int, arrived: Task | None) -> Task | None:
+        """Do what was chosen; None if that was to kill."""
+        self.choices.append(index)
+        if index >= KILL:
+            assert arrived is not None
+            self.kills_left -= 1
+            self.kill(arrived.member)
+            return None
         return self._let_run(index, arrived)
 
     def _let_run(self, index: int, arrived: Task | None) -> Task:
@@ -527,6 +580,52 @@ class Executor:
                 chosen.greenlet.switch()
         if self._over:
             raise ProcessKilled
+
+    # Runs that go on from a decision of another
+
+    def decide(self, choice: int, current: int) -> None:
+        """What was chosen where the chooser stopped this run, or the one it is a copy of, when `current` arrived."""
+        self._decided = (choice, current)
+
+    def walk(self) -> None:
+        """Take steps of processes whose code does not run, until the chooser ends it by an exception.
+
+        Raises:
+            CodeNeeded: it would have to run.
+        """
+        self._hub = getcurrent()
+        self.known_only = True
+        self._run_known(self._first())
+
+    def dissolve(self) -> None:
+        """Undo the circles of references between the run's parts: they are freed at once, not collected later."""
+        self.machine.on_wake = nobody_waits
+        for member in self.members:
+            member.tasks.clear()
+            member.known = member.recollection = None
+            member.on_end = _nothing
+        for task in self.tasks:
+            task.body = _nothing
+
+    def copy(self, chooser: Chooser) -> Executor:
+        """The same run on a machine of its own, to go on with another chooser.
+
+        No code may be running in it, and what its processes remember is not copied.
+        """
+        machine, waiters = copy_of(self.machine)
+        new = Executor(machine, chooser, max_steps=self.max_steps, kills_max=self.kills_left)
+        new.steps, new.preemptions = self.steps, self.preemptions
+        new.choices = self.choices[:]
+        new.runnable, new.sleeping, new.early = self.runnable, self.sleeping, self.early
+        new.next_deadline_ns = self.next_deadline_ns
+        new.members = [member.copy(process) for member, process in zip(self.members, machine.processes, strict=True)]
+        new.tasks = [task.copy(new.members[task.member.process.index], waiters) for task in self.tasks]
+        for task in new.tasks:
+            task.member.tasks.append(task)
+        for old, waiter in waiters.items():
+            if isinstance(old.task, Task):
+                waiter.task = new.tasks[old.task.index]
+        return new
 
     # Processes whose code need not run
 
@@ -661,6 +760,8 @@ class Executor:
 
     def _awaken(self, task: Task, known: Recollection, answer: object) -> Task | None:
         """The code has to run: it is brought to where its process is, and has the answer before it."""
+        if self.known_only:
+            raise CodeNeeded
         if answer is STARTED:
             task.started = False
         else:

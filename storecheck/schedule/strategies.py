@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -62,14 +62,24 @@ def indexes(mask: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+Decision = tuple[int, int, int, bool]
+"""What a chooser was asked: see `Chooser.choose`."""
+
+
 class PrefixChooser:
-    """Follows a list of choices, then the default; remembers what there was to choose from."""
+    """Follows a list of choices, then the default; remembers what there was to choose from.
+
+    `line`: the choices of an earlier run from which this one differs in the last choice of its prefix, if there is one.
+    `at_fork` is called where the default is one of several threads none of which would be preempted.
+    """
 
     every_step = False
 
-    def __init__(self, prefix: Sequence[int]) -> None:
+    def __init__(self, prefix: Sequence[int], *, line: bytes | None = None) -> None:
         self.prefix = prefix
-        self.decisions: list[tuple[int, int, int, bool]] = []
+        self.line = line
+        self.at_fork: Callable[[], None] | None = None
+        self.decisions: list[Decision] = []
         self._given = len(prefix)
 
     def choose(self, runnable: int, sleeping: int, current: int, killable: bool) -> int:
@@ -80,6 +90,8 @@ class PrefixChooser:
             return self.prefix[at]
         if current >= 0 and runnable >> current & 1:
             return current
+        if self.at_fork is not None and runnable & (runnable - 1):
+            self.at_fork()
         return _default(runnable, sleeping, current)
 
 
@@ -107,7 +119,7 @@ UNBOUNDED: Final = PreemptionBounded(1_000_000)
 """Plain depth-first search over all schedules: only for very small programs."""
 
 
-_Branch = tuple[bytes, int, "int | None"]
+_Branch = tuple[bytes, int, int]
 
 
 class _BoundedSearch:
@@ -115,19 +127,25 @@ class _BoundedSearch:
         self._bound = bound
         self._level = 0
         # Prefixes of this level are a stack (depth first, little memory); those of the next a queue (earlier first).
-        # Each is told by the choices of another run, how many of them to take, and the choice after those.
-        self._now: deque[_Branch] = deque([(b"", 0, None)])
+        # Each is told by the choices of another run, how many of them to take, and a mask of choices after those.
+        self._now: deque[_Branch] = deque()
         self._later: deque[_Branch] = deque()
         self._chooser: PrefixChooser | None = None
 
     def next_chooser(self) -> Chooser | None:
+        if self._chooser is None:
+            self._chooser = PrefixChooser(b"")
+            return self._chooser
         if not self._now:
             if not self._later or self._level >= self._bound:
                 return None
             self._level += 1
             self._now, self._later = self._later, self._now
-        taken, count, then = self._now.popleft()
-        self._chooser = PrefixChooser(taken[:count] if then is None else taken[:count] + bytes((then,)))
+        taken, count, mask = self._now.popleft()
+        then = mask & -mask
+        if then != mask:
+            self._now.appendleft((taken, count, mask ^ then))
+        self._chooser = PrefixChooser(taken[:count] + bytes((then.bit_length() - 1,)), line=taken)
         return self._chooser
 
     def executed(self, choices: tuple[int, ...]) -> None:
@@ -136,19 +154,23 @@ class _BoundedSearch:
         taken = bytes(choices)
         may_preempt = self._level < self._bound
         free: list[_Branch] = []
+        later = self._later
         given = len(chooser.prefix)
         for at, (runnable, sleeping, current, killable) in enumerate(chooser.decisions[given:], given):
-            others = (runnable | sleeping) & ~(1 << taken[at])
             # Sleepers are costly while anybody can run; everybody else is if the current thread could go on.
             if current >= 0 and runnable >> current & 1:
-                costly = others
+                costly, others = runnable | sleeping, 0
             else:
-                costly = others & ~runnable if runnable else 0
-                free += [(taken, at, index) for index in indexes(others & ~costly)]
+                costly, others = (sleeping & ~runnable, runnable) if runnable else (0, sleeping)
             if may_preempt:
-                self._later += [(taken, at, index) for index in indexes(costly)]
+                costly &= ~(1 << taken[at])
+                if costly:
+                    later.append((taken, at, costly))
+            others &= ~(1 << taken[at])
             if killable:
-                free.append((taken, at, KILL + current))
+                others |= 1 << KILL + current
+            if others:
+                free.append((taken, at, others))
         self._now.extendleft(reversed(free))
 
     def exhausted(self) -> str:

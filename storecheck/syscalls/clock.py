@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from storecheck.machine.disk import CLOCK, READ
-from storecheck.schedule.executor import Task
+from storecheck.schedule.executor import SameInCopies, Task
 from storecheck.syscalls.context import Context, as_built_in, noticed, unnoticed
 from storecheck.syscalls.posix import refusing
 
 
-class SleepWait:
+class SleepWait(SameInCopies):
     """A thread sleeps; only time ends it."""
 
     def describe(self) -> str:

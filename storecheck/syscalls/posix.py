@@ -15,7 +15,7 @@ import os
 import posix as real_posix
 import stat as stat_bits
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -218,6 +218,10 @@ class FileLockWait:
         if executor is None:
             return []
         return [task for task in executor.tasks if task.member.process in owners and not task.done]
+
+    def copied(self, waiters: Mapping[Waiter, Waiter]) -> FileLockWait:
+        """The wait for the lock that is in its place."""
+        return FileLockWait(self._context, waiters[self._waiter])
 
 
 def wait_for_lock(context: Context, waiter: Waiter, key: str) -> None:

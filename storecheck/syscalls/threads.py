@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
-from storecheck.schedule.executor import ProcessKilled, Task
+from storecheck.schedule.executor import ProcessKilled, SameInCopies, Task
 from storecheck.schedule.remembering import AGAIN_NS, NO_TIMEOUT_NS
 from storecheck.syscalls.context import MAIN_IDENT, Context, as_built_in
 from storecheck.syscalls.posix import refusing
@@ -23,7 +23,7 @@ from storecheck.syscalls.posix import refusing
 TIMEOUT_MAX: Final = 9_223_372_036.0
 
 
-class LockWait:
+class LockWait(SameInCopies):
     """A thread waits for a lock of its own process."""
 
     def __init__(self, lock: Lock | RLock) -> None:
