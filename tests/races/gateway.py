@@ -55,16 +55,26 @@ class Gateway:
         self._store = SessionStore(os.path.join(root, FILE), settings)
         self._skip_cache = durable_reads
         self._own = threading.local()
-        self._counted = {"bases reused": 0, "bases outdated": 0, "another's version found": 0}
+        self._counted = {"bases reused": 0, "bases outdated": 0, "another's version found": 0, "looks that saw news": 0}
 
     def get(self, session: str) -> str | None:
         """One session."""
-        return version_of(self._store.read(session))
+        found = version_of(self._store.read(session))
+        self._note_news({session: found})
+        return found
 
     def load(self) -> dict[str, str | None]:
         """All sessions; the snapshot becomes the base of a later update."""
         self._own.base = self._store.load(skip_cache=self._skip_cache)
-        return versions_of(self._own.base)
+        found = versions_of(self._own.base)
+        self._note_news(found)
+        return found
+
+    def _note_news(self, found: Mapping[str, str | None]) -> None:
+        """Count a look at which a session is not what this thread saw there last."""
+        seen = self._own.__dict__.setdefault("seen", {})
+        self._counted["looks that saw news"] += any(seen.get(key, found[key]) != found[key] for key in found)
+        seen.update(found)
 
     def set(self, session: str, version: str) -> str | None:
         """Set one session and return what was there."""
