@@ -59,13 +59,13 @@ def merge_command(  # noqa: PLR0917 - click names them
     found = merging.find_runs(shards)
     for problem in found.unreadable:
         click.echo(problem, err=True)
-    if not found.runs:
-        click.echo(f"No shard below {shards} left a run.json that can be read.", err=True)
-        raise SystemExit(merging.EXIT_INCOMPLETE)
     try:
         run = merging.merge(found.runs, expected=expect)
     except merging.MergeError as error:
-        click.echo(f"Error: {error}", err=True)
+        why = str(error) if found.runs else f"No shard below {shards} left a run.json that can be read."
+        click.echo(f"Error: {why}", err=True)
+        if annotate:
+            click.echo(notices.github_error("No report", why))
         raise SystemExit(merging.EXIT_INCOMPLETE) from error
     run = merging.copy_failures(run if keep is None else _compared(run, keep), found, out)
     status = merging.EXIT_INCOMPLETE if found.unreadable else merging.exit_status(run)

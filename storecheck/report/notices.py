@@ -25,8 +25,11 @@ class Annotation:
 
 
 def notices(run: Run) -> list[Annotation]:
-    """One per failing example, at most `MAX_ANNOTATIONS`."""
+    """One per failing example, before them one for missing shards; at most `MAX_ANNOTATIONS`."""
     found = [_annotation(example) for example in run.examples]
+    if run.missing_shards:
+        title = f"No report of shard {', '.join(map(str, run.missing_shards))}"
+        found.insert(0, Annotation("", 0, title, "What would have been found there is not known.", "missing-shards"))
     if len(found) > MAX_ANNOTATIONS:
         rest = len(found) - MAX_ANNOTATIONS + 1
         last = Annotation("", 0, f"{rest} more failing examples", "See the report.", "more")
@@ -44,8 +47,13 @@ def _annotation(example: Example) -> Annotation:
 def github(run: Run) -> Iterator[str]:
     """Workflow commands, one a line."""
     for each in notices(run):
-        place = f"file={_property(each.path)},line={each.line}," if each.path else ""
-        yield f"::error {place}title={_property(each.title)}::{_message(each.text)}"
+        yield github_error(each.title, each.text, path=each.path, line=each.line)
+
+
+def github_error(title: str, text: str, *, path: str = "", line: int = 0) -> str:
+    """The workflow command that shows an error, at a line of a file if one is given."""
+    place = f"file={_property(path)},line={line}," if path else ""
+    return f"::error {place}title={_property(title)}::{_message(text)}"
 
 
 def gitlab(run: Run) -> list[dict[str, object]]:

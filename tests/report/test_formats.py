@@ -133,6 +133,15 @@ def test_at_most_ten_annotations_on_deciding_lines() -> None:
     json.dumps(notices.gitlab(many))
 
 
+def test_a_shard_that_did_not_report_is_annotated_first() -> None:
+    """Whoever looks at the annotations only must not take ten failures for all of them."""
+    run = replace(everything(), missing_shards=(3, 5))
+    lines = list(notices.github(run))
+    assert lines[0] == "::error title=No report of shard 3%2C 5::What would have been found there is not known."
+    assert len(lines) == notices.MAX_ANNOTATIONS
+    assert notices.gitlab(run)[0]["fingerprint"] == "missing-shards"
+
+
 @by_name
 def test_every_number_of_an_example_stands_in_its_document(path: Path) -> None:
     """Counts on the page are those of the document."""

@@ -133,8 +133,9 @@ def test_an_unreadable_shard_is_exit_3(tmp_path: Path) -> None:
 
 
 def test_nothing_at_all_is_exit_3(tmp_path: Path) -> None:
-    """An empty directory is not a pass."""
-    assert merged(tmp_path)[0] == 3
+    """An empty directory is not a pass, and an annotation says so."""
+    status, output = merged(tmp_path, "--annotate")
+    assert (status, "::error title=No report::No shard below " in output) == (3, True)
 
 
 def test_fewer_shards_than_expected_is_exit_3(tmp_path: Path) -> None:
@@ -168,8 +169,9 @@ def test_shards_that_do_not_belong_together_are_exit_3(tmp_path: Path, parts: tu
     """Nobody knows what the shards that should have been there would have found; no report is made of them."""
     for number, part in enumerate(parts):
         write(tmp_path / str(number), part)
-    status, output = merged(tmp_path)
+    status, output = merged(tmp_path, "--annotate")
     assert (status, message in output) == (3, True), output
+    assert "::error title=No report::shard" in output
     assert not (tmp_path / "out").exists()
 
 
