@@ -13,7 +13,7 @@ from storecheck.peers.examine import examine, table, write_counterexamples
 def run_adapter(path: str, *, out: Path | None) -> int:
     """Examine the adapter, print a line for each promise, write counterexamples into the directory `out`.
 
-    Returns the exit status: 0 everything that the store promises was kept as far as was looked, 1 it was not.
+    Returns the exit status: 0 nothing that the store promises was found broken, 1 something was.
 
     Raises:
         click.UsageError: there is no such adapter, or it cannot make a store.

@@ -8,7 +8,7 @@ it: the report says which of the two was done. For power loss see `power`: all s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -105,8 +105,8 @@ def _programs(promise: PromiseName, *, alone: bool) -> Iterator[tuple[tuple[Proc
             yield (process(update(1)), process(update(2, session=SESSIONS[1]))), 1
 
 
-def examine(path: str) -> list[Finding]:
-    """All promises of the adapter at an import path.
+def examine(path: str, *, promises: Collection[str] = tuple(PROMISES)) -> list[Finding]:
+    """What becomes of the promises, all if left out, with the store of the adapter at an import path.
 
     Raises:
         ImportError: the adapter, or what it needs, is not there.
@@ -115,8 +115,7 @@ def examine(path: str) -> list[Finding]:
     promised = adapter_promises(factory)
     reason = getattr(factory, "not_simulated", "")
     findings = []
-    for name in PROMISES:
-        promise: PromiseName = name  # type: ignore[assignment]
+    for promise in (each.name for each in PROMISES.values() if each.name in promises):
         if promise == "power":
             finding = _by_states(path, simulated=not reason)
         elif reason:

@@ -27,6 +27,11 @@ version, a text that no two writes share::
             with self._lock:
                 self._write(sessions)
 
+        def _write(self, sessions):
+            with open(f"{self._path}.new", "w", encoding="utf-8") as stream:
+                json.dump(sessions, stream)
+            os.replace(f"{self._path}.new", self._path)
+
         def close(self):
             self._lock.release()
 

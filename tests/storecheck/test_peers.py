@@ -26,7 +26,7 @@ from storecheck.peers.__main__ import main
 from storecheck.peers.contract import FIRST, factory_at, first_files
 from storecheck.peers.examine import Finding, examine, table, update
 from storecheck.peers.failing_calls import failing_calls
-from storecheck.peers.power import NotExaminedError, examine_power
+from storecheck.peers.power import NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES
 from storecheck.program import Program, process
 
@@ -47,7 +47,8 @@ def outcomes(findings: list[Finding]) -> dict[str, str]:
 
 def of_promise(subject: str, promise: str) -> Finding:
     """What the examination says of one promise."""
-    return next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
+    (found,) = examine(f"{SUBJECTS}:{subject}", promises=[promise])
+    return found
 
 
 def test_a_correct_store_keeps_everything_exhaustively() -> None:
@@ -64,7 +65,7 @@ def test_a_correct_store_keeps_everything_exhaustively() -> None:
 )
 def test_each_bug_breaks_its_promise_and_reality_confirms_it(subject: str, promise: str, processes: int) -> None:
     """The counterexample is minimal, and real processes do the same call by call."""
-    found = next(each for each in examine(f"{SUBJECTS}:{subject}") if each.promise == promise)
+    found = of_promise(subject, promise)
     assert found.outcome == "BROKEN", found.evidence
     assert found.counterexample is not None
     assert found.confirmation is not None
@@ -176,9 +177,9 @@ def test_sqlite_keeps_its_word_after_a_power_loss() -> None:
 def test_what_the_checker_gives_up_on_is_neither_kept_nor_broken(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A history too hard to judge is told as that, whether it was searched or raced."""
     monkeypatch.setattr("storecheck.peers.contract.check", functools.partial(check, cap_configurations=1))
-    found = {each.promise: each for each in examine(f"{SUBJECTS}:{subject}")}
-    assert found["updates"].outcome == "not examined", found["updates"].evidence
-    assert "undecided: " in found["updates"].evidence
+    found = of_promise(subject, "updates")
+    assert found.outcome == "not examined", found.evidence
+    assert "undecided: " in found.evidence
 
 
 @pytest.mark.parametrize(("subject", "promise"), [("UnlockedInC", "reads"), ("Owned", "kills")])
@@ -243,7 +244,7 @@ def test_what_was_not_looked_at_is_not_kept(subject: str, said: str) -> None:
 
 def test_a_written_counterexample_replays(tmp_path: Path) -> None:
     """The document names a check that needs nothing else: `storecheck replay` judges it anew."""
-    found = next(each for each in examine(f"{SUBJECTS}:Swallows") if each.promise == "errors")
+    found = of_promise("Swallows", "errors")
     assert found.counterexample is not None
     found.counterexample.write(tmp_path / "found.json")
     replayed = replay(load(tmp_path / "found.json"))
@@ -279,11 +280,43 @@ def test_built_in_adapters_keep_what_they_are_given(name: str, tmp_path: Path) -
     assert first_files(PEERS[name])
 
 
-def test_the_command_prints_a_table() -> None:
-    """`python -m storecheck.peers NAME` examines that one; a name that there is not is a usage error."""
+def test_a_store_that_is_not_known_is_a_usage_error() -> None:
+    """`python -m storecheck.peers NAME` says which there are."""
     done = CliRunner().invoke(main, ["no such store"])
     assert done.exit_code == 2
     assert "there is no adapter for 'no such store'" in done.output
+
+
+def test_the_command_prints_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each promise, kept or broken, and a counterexample that is said how to replay: exit status 0."""
+    monkeypatch.setattr("storecheck.peers.__main__.PEERS", {"one that swallows": f"{SUBJECTS}:Swallows"})
+    done = CliRunner().invoke(main, ["--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line.split()[3] for line in lines] == list(PROMISES)
+    assert "one that swallows  updates  kept: exhausted within 2 preemptions" in lines[0]
+    assert "one that swallows  errors   BROKEN: " in lines[3]
+    assert done.stderr == f"storecheck replay {tmp_path}/one-that-swallows-errors.json\n"
+    assert (tmp_path / "one-that-swallows-errors.json").exists()
+
+
+def test_the_command_fails_if_a_store_that_was_named_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is passed over, unless it was asked for."""
+    monkeypatch.setattr("storecheck.peers.__main__.PEERS", {"not installed": "storecheck_nowhere:Adapter"})
+    assert CliRunner().invoke(main, []).exit_code == 0
+    done = CliRunner().invoke(main, ["not installed"])
+    assert done.exit_code == 1
+    assert "not installed: not examined: No module named 'storecheck_nowhere'" in done.stderr
+
+
+def test_the_command_fails_if_real_processes_do_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that the simulation says and a real process does not allow is an error of the verifier, and told."""
+    loss = PowerLoss(model="ext4-ordered", event=1, events=2, lost=(), problem="gone", confirmed=False)
+    finding = Finding(promise="power", promised=True, outcome="BROKEN", evidence=str(loss), power=loss)
+    monkeypatch.setattr("storecheck.peers.__main__.examine", lambda _: [finding])
+    done = CliRunner().invoke(main, ["sqlite3"])
+    assert done.exit_code == 1
+    assert "NOT confirmed by the calls of a real process" in done.output
 
 
 def test_run_examines_another_store(tmp_path: Path) -> None:
