@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from storecheck.schedule.executor import Executor, Member, Task, Wait
 
 MOMENTS_MAX: Final = 120_000
-"""Moments remembered of all processes of a program, some 850 bytes each. What comes after is executed every time."""
+"""Moments remembered of all processes of a program, so that memory ends. What comes after is executed every time."""
 
 NOTICED: Final = 0
 UNNOTICED: Final = 1

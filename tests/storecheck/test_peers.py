@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from storecheck.peers.power import NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES
 from storecheck.program import Program, process
 
+ROOT = Path(__file__).parents[2]
 SUBJECTS = "tests.storecheck.peer_subjects"
 FILES = {"store.json": json.dumps(FIRST).encode()}
 
@@ -278,6 +280,25 @@ def test_built_in_adapters_keep_what_they_are_given(name: str, tmp_path: Path) -
     finally:
         adapter.close()
     assert first_files(PEERS[name])
+
+
+def example_in(text: str) -> str:
+    """The adapter that a page or a module shows."""
+    lines = text[text.index("import json, os, filelock") :].splitlines()
+    end = next((at for at, line in enumerate(lines) if line.startswith(("```", "The class"))), None)
+    return textwrap.dedent("\n".join(["", *lines[1:end]])).replace("\n", f"{lines[0]}\n", 1)
+
+
+@pytest.mark.parametrize("shown", ["docs/other-stores.md", "storecheck/peers/protocol.py"])
+def test_the_adapter_that_is_shown_works(shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies the example has a store that keeps what it promises, and not what it does not."""
+    name = f"shown_in_{Path(shown).stem.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(example_in((ROOT / shown).read_text(encoding="utf-8")), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    errors, power = examine(f"{name}:Adapter", promises=["errors", "power"])
+    assert (errors.outcome, errors.promised) == ("kept", True), errors.evidence
+    assert (power.outcome, power.promised) == ("BROKEN", False), power.evidence
+    assert "acknowledged 'P1.0' is lost" in power.evidence
 
 
 def test_a_store_that_is_not_known_is_a_usage_error() -> None:
