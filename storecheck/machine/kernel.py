@@ -28,6 +28,7 @@ FIRST_PID: Final = 1001
 ENDLESS: Final = float("inf")
 
 _ACCESS_MASK: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_WANTED: Final = {os.O_RDONLY: 4, os.O_WRONLY: 2, os.O_RDWR: 6}
 _O_TMPFILE: Final = getattr(os, "O_TMPFILE", 0)
 _O_PATH: Final = getattr(os, "O_PATH", 0)
 _STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK
@@ -183,7 +184,7 @@ class Machine(Namespace):
                 fail(errno.EISDIR, path)
         elif flags & os.O_DIRECTORY:
             fail(errno.ENOTDIR, path)
-        wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2, os.O_RDWR: 6}.get(access, 6)
+        wanted = _WANTED.get(access, 6)
         if flags & os.O_TRUNC:
             wanted |= 2
         if not self.may(process, inode, wanted):

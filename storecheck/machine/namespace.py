@@ -352,6 +352,10 @@ class Namespace(Disk):
         base = process.cwd if at is None else at
         if not slash:
             return (self.root if text.startswith("/") else base), name
+        if self.footprint is None:
+            known = self._directories.get(((self.root if text[0] == "/" else base).serial, process.uid, prefix))
+            if known is not None:
+                return known, name
         try:
             directory = self.locate(process, f"{prefix}/", shown=None, at=at)[2]
         except OSError as error:

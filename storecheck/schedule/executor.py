@@ -693,6 +693,7 @@ class Executor:
                 continue
             self.steps += 1
             machine.monotonic_ns += step_ns
+            act = request.act or request.complete()
             if all_points or kind == NOTICED or (kind == DEPENDS and request.is_shared()):
                 machine.step = self.steps
                 if self.kills_left or machine.monotonic_ns >= self.next_deadline_ns:
@@ -709,7 +710,7 @@ class Executor:
                 return None
             member.calls += 1
             try:
-                answer = request.act()
+                answer = act()
             except Exception as error:  # noqa: BLE001 - that is the answer
                 answer = Raised.of(error)
         return None
@@ -754,7 +755,7 @@ class Executor:
                 return None
             task.member.calls += 1
         try:
-            return request.act()
+            return (request.act or request.complete())()
         except Exception as error:  # noqa: BLE001 - that is the answer
             return Raised.of(error)
 

@@ -19,6 +19,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from greenlet import getcurrent, greenlet
@@ -53,6 +54,8 @@ Arguments = tuple[Any, ...]
 Options = Mapping[str, Any]
 Effect = tuple[Any, ...]
 Outcome = Literal["returned", "raised", "unknown"]
+
+_NO_OPTIONS: Final[Options] = MappingProxyType({})
 
 
 class NotDeterministic(RuntimeError):  # noqa: N818 - it says what the program is
@@ -127,6 +130,10 @@ class Site:
         return self.shared(arguments[0])
 
 
+def _is_not() -> bool:
+    return False
+
+
 class Request:
     """What a thread wants next from the executor."""
 
@@ -146,13 +153,23 @@ class Request:
         self.name = name
         self.site = site
         self.arguments = arguments
-        self.options = options or {}
+        self.options = options or _NO_OPTIONS
         self.timeout_ns = timeout_ns
-        if site is not None:
-            # Complete, so that the executor only has to call them.
-            self.act: Callable[[], Any] = functools.partial(site.call, *arguments, **self.options)
-            if site.shared is not None:
-                self.is_shared: Callable[[], bool] = functools.partial(site.shared, arguments[0])
+        self.act: Callable[[], Any] | None = None
+        self.is_shared: Callable[[], bool] = _is_not
+
+    def complete(self) -> Callable[[], Any]:
+        """`act` and `is_shared`, which the executor then only has to call. Most requests are never met again."""
+        site = self.site
+        assert site is not None
+        if site.shared is not None:
+            self.is_shared = functools.partial(site.shared, self.arguments[0])
+        self.act = functools.partial(site.call, *self.arguments, **self.options)
+        return self.act
+
+    def asks_for(self, site: Site, arguments: Arguments, options: Options) -> bool:
+        """Whether it is for this call."""
+        return self.site is site and self.arguments == arguments and self.options == options
 
     def same_as(self, other: Request) -> bool:
         """Whether the two ask for the same."""
@@ -179,7 +196,7 @@ class Moment:
         self.parent = parent
         self.thread = thread
         self.answer = answer
-        self.effects: list[Effect] = []
+        self.effects: tuple[Effect, ...] = ()
         self.request: Request | None = None
         self.main: dict[Any, Moment] = {}
         self.others: dict[tuple[int, Any], Moment] | None = None
@@ -296,6 +313,8 @@ class Recollection:
         self._begin = begin
         self._feeder: greenlet | None = None
         self._fed = memory.beginning
+        self._way: list[Moment] = []
+        self._fed_to = 0
         self._effects_met = 0
         self._fed_live = 0
         self._fed_started = 0
@@ -324,11 +343,15 @@ class Recollection:
         self.lead()
         self._feeder = getcurrent()
         self._fed_live = self._fed_started = 1
+        self._way = moment.way()
+        self._fed_to = 0
         try:
-            for step in moment.way():
+            while self._fed_to < len(self._way):
+                step = self._way[self._fed_to]
                 self._feed(member.tasks[step.thread], step)
         finally:
             self._feeder = None
+            self._way = []
             executor.current = current
             for task in member.tasks:
                 if task.greenlet is not None:
@@ -343,6 +366,7 @@ class Recollection:
                 member.activate(member.active, task)
             member.active = task
         self._fed = moment
+        self._fed_to += 1
         self._effects_met = 0
         if moment.answer is STARTED:
             task.greenlet = executor.new_greenlet(getcurrent())
@@ -358,6 +382,14 @@ class Recollection:
         if self._differs(self._fed, request):
             self._failure = self._failure or self._difference(self._fed, request)
         assert self._feeder is not None
+        if self._failure is None and self._fed_to < len(self._way):
+            following = self._way[self._fed_to]
+            if following.thread == self._fed.thread:
+                # As `_feed` would do it after two switches.
+                self._fed = following
+                self._fed_to += 1
+                self._effects_met = 0
+                return _decoded(request, following.answer)
         try:
             given = self._feeder.switch()
         except BaseException:
@@ -399,11 +431,11 @@ class Recollection:
             self._memory.is_usable = False
             self.moment = None
             plain = arguments
-        if self.moment is not None:
-            request = Request(site.kind, site.name, site=site, arguments=plain, options=options)
-            if self._feeder is not None:
-                return self._hand_back(request)
-            self._requests(request)
+        if self._feeder is not None:
+            if self.moment is not None:
+                return self._hand_back(self._request(self._fed, site, plain, options))
+        elif self.moment is not None:
+            self._requests(self._request(self.moment, site, plain, options))
         executor, kind = self._executor, site.kind
         try:
             if kind == NOTICED or (kind == DEPENDS and site.is_shared(plain)):
@@ -414,6 +446,13 @@ class Recollection:
             self.moment = None
             raise
         return self._perform(site, plain, options)
+
+    def _request(self, moment: Moment, site: Site, arguments: Arguments, options: Options) -> Request:
+        """The request for a call: that of the moment, if it is the same."""
+        known = moment.request
+        if known is not None and known.asks_for(site, arguments, options):
+            return known
+        return Request(site.kind, site.name, site=site, arguments=arguments, options=options)
 
     def _perform(self, site: Site, arguments: Arguments, options: Options) -> Any:
         try:
@@ -541,7 +580,7 @@ class Recollection:
             following = moment.add(task.number, answer)
             self._memory.moments += 1
         if following is not None and following.request is None:
-            following.effects.clear()
+            following.effects = ()
         self.moment = following
         self._effects_met = 0
 
@@ -560,7 +599,7 @@ class Recollection:
             return
         at = self._effects_met
         if moment.request is None:
-            moment.effects.append(effect)
+            moment.effects = (*moment.effects, effect)
         elif at >= len(moment.effects) or moment.effects[at] != effect:
             difference = self._difference(moment, effect)
             if self._feeder is None:
@@ -574,7 +613,9 @@ class Recollection:
 
     def _differs(self, moment: Moment, request: Request) -> bool:
         known = moment.request
-        return known is None or self._effects_met != len(moment.effects) or not known.same_as(request)
+        if known is None or self._effects_met != len(moment.effects):
+            return True
+        return known is not request and not known.same_as(request)
 
     def _difference(self, moment: Moment, did: object) -> NotDeterministic:
         left = moment.effects[self._effects_met :]

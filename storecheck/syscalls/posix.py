@@ -91,6 +91,7 @@ def stat_fields(inode: Inode) -> StatFields:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def stat_result(told: StatFields) -> os.stat_result:
     """The `os.stat_result` that CPython makes of it."""
     mode, number, links, uid, gid, size, atime_ns, mtime_ns, ctime_ns = told
@@ -265,11 +266,14 @@ class _Calls:
 
     def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         context = self._context
-        return context.machine.open(context.process, self._path(path), flags, mode, at=self._at(dir_fd))
+        at = None if dir_fd is None else self._at(dir_fd)
+        return context.machine.open(context.process, self._path(path), flags, mode, at=at)
 
     def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> StatFields:
-        inode, _ = self._inode(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-        return self._look_at(inode)
+        if dir_fd is not None or isinstance(path, int):
+            return self._look_at(self._inode(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)[0])
+        context = self._context
+        return self._look_at(context.machine.existing(context.process, self._path(path), follow=follow_symlinks))
 
     def lstat(self, path: Any, *, dir_fd: int | None = None) -> StatFields:
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
