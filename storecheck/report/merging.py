@@ -87,7 +87,7 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
         MergeError: no document, two of the same shard, or shards of different runs.
     """
     if not runs:
-        raise MergeError("no shard left a run document. Give the directory that holds their run.json files.")
+        raise MergeError("no shard left a run.json that can be read. Give the directory of all shards.")
     shards = sorted((shard for run in runs for shard in run.shards), key=lambda shard: shard.index)
     _check_that_they_belong_together(runs, shards)
     count = max(expected or 0, shards[0].count)
@@ -109,6 +109,21 @@ def merge(runs: Sequence[Run], *, expected: int | None = None, kept: Sequence[Ru
         made_by=runs[0].made_by,
     )
     return with_kept(replace(merged, figures=figures_of(merged, runs)), kept)
+
+
+def merge_found(found: Found, *, expected: int | None = None) -> Run:
+    """`merge` of documents that were found in a directory.
+
+    Raises:
+        MergeError: as `merge`, or one cannot be read though no shard is missing: nobody knows what it would say.
+    """
+    run = merge(found.runs, expected=expected)
+    if found.unreadable and not run.missing_shards:
+        raise MergeError(
+            f"all {len(run.shards)} shards reported, and yet {len(found.unreadable)} more run.json cannot be read. "
+            "Empty the directory before a run."
+        )
+    return run
 
 
 def _check_that_they_belong_together(runs: Sequence[Run], shards: Sequence[Shard]) -> None:

@@ -132,10 +132,20 @@ def test_an_unreadable_shard_is_exit_3(tmp_path: Path) -> None:
     assert (status, "shard-3/run.json: Expecting" in output, "No report of shard 3." in output) == (3, True, True)
 
 
+def test_a_broken_document_beside_complete_ones_makes_no_green_page(tmp_path: Path) -> None:
+    """Nobody knows whose it is: perhaps it is the newer one of a shard, and says that something failed."""
+    directory = write(tmp_path, shard(1), shard(2), shard(3))
+    (directory / "again").mkdir()
+    (directory / "again" / "run.json").write_text('{"format": "storecheck-run"', encoding="utf-8")
+    status, output = merged(directory)
+    assert (status, "all 3 shards reported, and yet 1 more run.json cannot be read" in output) == (3, True), output
+    assert not (directory / "out").exists()
+
+
 def test_nothing_at_all_is_exit_3(tmp_path: Path) -> None:
     """An empty directory is not a pass, and an annotation says so."""
     status, output = merged(tmp_path, "--annotate")
-    assert (status, "::error title=No report::No shard below " in output) == (3, True)
+    assert (status, "::error title=No report::no shard left a run.json " in output) == (3, True)
 
 
 def test_fewer_shards_than_expected_is_exit_3(tmp_path: Path) -> None:
