@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 T = TypeVar("T")
@@ -111,6 +111,21 @@ def hints_of(kind: type) -> dict[str, Any]:
     """Field names of a dataclass with their types, in order."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def members_of(kind: type) -> frozenset[str]:
+    """Names of all members of documents of that kind, at any depth; keys of mappings are none."""
+    return frozenset(_member_names(kind))
+
+
+def _member_names(kind: Any) -> Iterator[str]:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        for name, hint in hints_of(kind).items():
+            yield name
+            yield from _member_names(hint)
+    elif typing.get_origin(kind) is not Literal:
+        for inner in typing.get_args(kind):
+            yield from _member_names(inner)
 
 
 _NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

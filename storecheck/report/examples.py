@@ -8,7 +8,6 @@ returned, so that no format can show them.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import platform
 import shlex
@@ -17,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from storecheck.counterexample import Counterexample, CounterexampleError
+from storecheck.counterexample import Counterexample, CounterexampleError, import_path
 from storecheck.counterexample import replay as replay_counterexample
 from storecheck.explore import Check, Finding, judge
-from storecheck.lanes import render
+from storecheck.lanes import Line, render
 from storecheck.program import ROOT, Program, ProgramError
 from storecheck.report import crashes
 from storecheck.report.codec import decode, encode
@@ -77,19 +76,6 @@ class Origin:
     test: str = ""
     found: Mapping[str, int] | None = None
     shards: tuple[int, ...] = ()
-
-
-def import_path(path: str) -> Any:
-    """The object at `module:name`.
-
-    Raises:
-        CounterexampleError: it cannot be imported.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CounterexampleError(f"{path!r} cannot be imported: {error}") from error
 
 
 def transform_of(document: Counterexample | CrashCounterexample) -> Transform | None:
@@ -249,7 +235,14 @@ def _with_numbers(deciding: Deciding, numbers: Mapping[int, int]) -> Deciding:
 
 
 def _lanes(document: Counterexample) -> list[str]:
-    return render(document.trace, processes=len(document.program.processes))
+    return masked_lanes(document.to_json())
+
+
+def masked_lanes(document: Mapping[str, Any]) -> list[str]:
+    """The lanes of a counterexample in JSON, masked before a secret can be broken in two at the end of a column."""
+    masked_document = mask(document)
+    trace = [Line.from_json(line, f"trace[{index}]") for index, line in enumerate(masked_document["trace"])]
+    return render(trace, processes=len(document["program"]["processes"]))
 
 
 def _shrunk(origin: Origin, observation: Observation) -> tuple[Shrunk, ...]:
@@ -564,7 +557,8 @@ def make_example(
         deciding=deciding,
         sources=sources,
         environment=environment,
-        inputs=json.dumps({k: v for k, v in document.items() if k != "trace"}, indent=1, ensure_ascii=False),
+        # Masked while it is no text yet: so base64 is looked into.
+        inputs=json.dumps(mask({k: v for k, v in document.items() if k != "trace"}), indent=1, ensure_ascii=False),
         reproducer=reproducer(
             template=template,
             identifier=identifier,
@@ -615,7 +609,7 @@ def write_failure(example: Example, document: Mapping[str, Any], directory: Path
     """Put counterexample and test of a failure into `directory`/<id>; returns that directory, for `placed`.
 
     Lone surrogates, which a text may have and UTF-8 has not, are written as escapes: JSON and Python read them back.
-    The counterexample is not masked: without its values it does not replay. Keep the directory where it is.
+    The document is written as it is: see `placeholders.without_secrets`.
     """
     target = directory / example.id
     target.mkdir(parents=True, exist_ok=True)
@@ -626,6 +620,12 @@ def write_failure(example: Example, document: Mapping[str, Any], directory: Path
     for name, text in texts.items():
         (target / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     return target
+
+
+def discard_failure(example: Example, directory: Path) -> None:
+    """Remove what an earlier run wrote for the same failure."""
+    for name in (COUNTEREXAMPLE_FILE, _test_file(example.id)):
+        (directory / example.id / name).unlink(missing_ok=True)
 
 
 def placed(example: Example, target: Path) -> Example:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,23 @@ from storecheck.report.examples import (
     ID_CHARACTERS,
     Origin,
     crash_example_of,
+    discard_failure,
     example_of,
     masked,
+    masked_lanes,
     placed,
     write_failure,
 )
+from storecheck.report.placeholders import SecretsNeededError, without_secrets
 from storecheck.report.retelling import told_example_of
 from storecheck.runner import NoEvidence
 from storecheck.schedule import ReplayDiverged
 from storecheck.verdict import Failure, PromiseVerdict, Verdict
 
 TITLE_CHARACTERS = 120
+
+LANE_ROW = re.compile(r"\s*(?:step|----|\d*) +\|")
+"""A line of lanes, as `storecheck.lanes.render` makes it."""
 
 UNTELLABLE = (ProgramError, NoEvidence, ReplayDiverged)
 """Why a counterexample cannot be told outside its test: nonsense, nothing to judge by, or it does not replay there."""
@@ -46,6 +54,34 @@ def failures_of(verdict: Verdict) -> Iterator[tuple[Failure, PromiseVerdict | No
             yield failure, None
 
 
+def with_masked_lanes(verdict: Verdict, documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+    """The verdict with lanes in what failing tests said made anew from their counterexamples, by node id.
+
+    A column breaks long lines: there, a secret in two halves is found by nobody.
+    """
+
+    def anew(failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        return tuple(_with_lanes(each, documents.get(each.nodeid, {})) for each in failures)
+
+    return replace(
+        verdict,
+        promises=tuple(replace(promise, failures=anew(promise.failures)) for promise in verdict.promises),
+        other_failures=anew(verdict.other_failures),
+    )
+
+
+def _with_lanes(failure: Failure, document: Mapping[str, Any]) -> Failure:
+    if document.get("format") != counterexamples.FORMAT:
+        return failure
+    lines = failure.example.splitlines()
+    rows = [number for number, line in enumerate(lines) if LANE_ROW.match(line)]
+    if not rows:
+        return failure
+    lanes = masked_lanes(document)[: len(rows)]
+    rest = [line for number, line in enumerate(lines) if number > rows[0] and number not in rows]
+    return replace(failure, example="\n".join((*lines[: rows[0]], *lanes, *rest)))
+
+
 def example_of_payload(
     payload: Mapping[str, Any], failure: Failure, promise: PromiseVerdict | None, *, shard: int, directory: Path
 ) -> Example:
@@ -57,12 +93,37 @@ def example_of_payload(
         found=payload.get("found"),
         shards=(shard,),
     )
+    document = payload["document"]
     try:
-        example = _told(payload["document"], origin)
+        example, kept = _told_without_secrets(document, origin)
     except UNTELLABLE as error:
         # It needs something that only the test had, such as a check inside a function: shown as pytest showed it.
-        return example_of_failure(failure, promise, shard=shard, why=str(error))
-    return placed(example, write_failure(example, payload["document"], directory))
+        return masked(example_of_failure(failure, promise, shard=shard, why=str(error)), document)
+    if kept is None:
+        discard_failure(example, directory)
+        return replace(example, replay=failure.replay, run_as_test=failure.replay, reproducer="")
+    return placed(example, write_failure(example, kept, directory))
+
+
+def _told_without_secrets(document: Mapping[str, Any], origin: Origin) -> tuple[Example, Mapping[str, Any] | None]:
+    """The example, and the document that may be written: with placeholders, and None if it does not replay so."""
+    try:
+        kept = without_secrets(document)
+        example = _told(kept, origin)
+        _check_that_it_replays(example, changed=kept is not document)
+    except SecretsNeededError as error:
+        example = _told(document, origin)
+        why = (
+            f"**Its counterexample is not written**: it holds what looks like a secret, and with placeholders in the "
+            f"place of that, {str(error).rstrip('.')}. Run the test itself."
+        )
+        return masked(replace(example, verdict=(*example.verdict, why)), document), None
+    return masked(example, document), kept
+
+
+def _check_that_it_replays(example: Example, *, changed: bool) -> None:
+    if changed and (example.replays is None or example.replays.failed < example.replays.tried):
+        raise SecretsNeededError("it does not fail in the same way each time")
 
 
 def fingerprint_of_payload(payload: Mapping[str, Any], promise: str) -> str:

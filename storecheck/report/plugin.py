@@ -44,6 +44,8 @@ MAX_EXAMPLES_TOLD: Final = 20
 
 GIT_TIMEOUT_S: Final = 10.0
 _PAYLOAD = "storecheck_counterexample"
+_SECRETS = "storecheck_secrets"
+"""Attributes of a test's report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +278,14 @@ class _Seeds:
 
 
 class _Carrier:
-    """Attaches the counterexample of a failure to its report, which crosses xdist's process border."""
+    """Attaches what a failure leaves to its report, which crosses xdist's process border.
+
+    That is the counterexample, and the secrets that are to be masked; neither is written from there.
+    """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         # A known failure (xfail) counts as skipped for pytest; its cause is looked for among the new ones.
@@ -289,7 +294,12 @@ class _Carrier:
             if found is not None:
                 sizes = getattr(found, "found_sizes", None)
                 document = found.counterexample.to_json()  # type: ignore[attr-defined]
-                setattr(report, _PAYLOAD, json.dumps({"document": document, "found": sizes}))
+                payload = {"document": document, "found": sizes, "promise": getattr(found, "broken_promise", "")}
+                setattr(report, _PAYLOAD, json.dumps(payload))
+            from storecheck.report.held import secrets_of_error
+
+            secrets = secrets_of_error(call.excinfo.value, below=item.config.rootpath)
+            setattr(report, _SECRETS, json.dumps(sorted(secrets)))
         return report
 
 
@@ -331,6 +341,7 @@ class _ReportWriter:
         self._started_at = datetime.now(timezone.utc)
         self._started_s = time.monotonic()
         self._payloads: dict[str, dict[str, Any]] = {}
+        self._secrets: set[str] = set()
         self._outcomes: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._durations: dict[str, float] = {}
@@ -338,8 +349,12 @@ class _ReportWriter:
         (directory / "run.json").unlink(missing_ok=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from storecheck.report.masking import secret_values
+
         if hasattr(report, _PAYLOAD):
             self._payloads[report.nodeid] = json.loads(getattr(report, _PAYLOAD))
+            self._secrets |= secret_values(self._payloads[report.nodeid]["document"])
+        self._secrets.update(json.loads(getattr(report, _SECRETS, "[]")))
         self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
         known = self._outcomes.get(report.nodeid)
         if report.failed:
@@ -352,20 +367,25 @@ class _ReportWriter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        from storecheck.report.masking import masker
         from storecheck.report.merging import write_durations, write_report
 
         collector = self._config.pluginmanager.get_plugin("storecheck-verdict")
         assert collector is not None, "registered whenever --report-dir is given"
         run = self._run(collector.verdict(exitstatus))
         write_report(run, self._directory)
-        write_durations({test: round(spent_s, 3) for test, spent_s in self._durations.items()}, self._directory)
+        masked = masker(self._secrets)  # a test may be named after its parameters
+        write_durations({masked(test): round(spent_s, 3) for test, spent_s in self._durations.items()}, self._directory)
         terminalreporter.write_line(f"report: {self._directory / 'report.html'}")
 
     def _run(self, verdict: Verdict) -> Run:
         from storecheck.report.document import Run, Shard
-        from storecheck.report.masking import mask_run, secret_values
+        from storecheck.report.failures import with_masked_lanes
+        from storecheck.report.masking import mask_run
         from storecheck.report.merging import figures_of, other_failures_of, with_kept
 
+        documents = {nodeid: payload["document"] for nodeid, payload in self._payloads.items()}
+        verdict = with_masked_lanes(verdict, documents)
         outcomes = list(self._outcomes.values())
         shard = Shard(
             index=self._shard.index,
@@ -400,8 +420,7 @@ class _ReportWriter:
             kept=None,
             made_by=f"storecheck {metadata.version('sessionstore')}",
         )
-        secrets = secret_values([payload["document"] for payload in self._payloads.values()])
-        return mask_run(with_kept(replace(run, figures=figures_of(run, [run])), ()), secrets=secrets)
+        return mask_run(with_kept(replace(run, figures=figures_of(run, [run])), ()), secrets=self._secrets)
 
     def _known(self) -> Generator[KnownFailure, None, None]:
         from storecheck.report.document import KnownFailure
@@ -409,7 +428,9 @@ class _ReportWriter:
 
         for number, (nodeid, reason) in enumerate(self._reasons.items()):
             payload = self._payloads.get(nodeid) if number < MAX_EXAMPLES_TOLD else None
-            fingerprint = "" if payload is None else fingerprint_of_payload(payload, self._promise_of(nodeid))
+            fingerprint = ""
+            if payload is not None:
+                fingerprint = fingerprint_of_payload(payload, payload["promise"] or self._promise_of(nodeid))
             yield KnownFailure(test=nodeid, reason=reason, fingerprint=fingerprint)
 
     def _promise_of(self, nodeid: str) -> str:
@@ -423,7 +444,7 @@ class _ReportWriter:
         return dict(collector.evidence_totals())
 
     def _examples(self, verdict: Verdict) -> Generator[Example, None, None]:
-        from storecheck.report.failures import example_of_failure, example_of_payload, failures_of
+        from storecheck.report.failures import example_of_failure, example_of_payload, failures_of, promise_broken
         from storecheck.report.merging import FAILURES_DIRECTORY
 
         told = 0
@@ -431,8 +452,9 @@ class _ReportWriter:
             payload = self._payloads.get(failure.nodeid)
             if payload is not None and told < MAX_EXAMPLES_TOLD:
                 told += 1
+                broken = promise_broken(payload, failure, verdict) or promise
                 yield example_of_payload(
-                    payload, failure, promise, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
+                    payload, failure, broken, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
                 )
             else:
                 yield example_of_failure(failure, promise, shard=self._shard.index)

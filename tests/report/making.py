@@ -21,7 +21,7 @@ from typing import Any
 from models.mutants import mutant_by_id
 from models.promises import PROMISES
 from storecheck import MachineParameters, Operation, PreemptionBounded, Program, RandomSchedules, process
-from storecheck.counterexample import from_failure
+from storecheck.counterexample import Counterexample, from_failure
 from storecheck.explore import explore, sizes_of
 from storecheck.program import Json, ProcessProgram
 from storecheck.report import crashes
@@ -148,14 +148,22 @@ NAMES = (*(case.mutant for case in CASES), *(test.name for test in FAILING_TESTS
 
 
 def make(case: Case) -> tuple[Run, dict[str, Any]]:
-    """Run the verifier on a bug.
+    """Run the verifier on a bug, and tell what it finds."""
+    promise = next(each for each in PROMISES if each.id == mutant_by_id(case.mutant).promise)
+    origin = Origin(promise=promise.id, promise_text=promise.text, shards=(1,))
+    document, sizes = find(case)
+    if isinstance(document, crashes.CrashCounterexample):
+        return run_of(crash_example_of(document, origin)), document.to_json()
+    return run_of(example_of(document, replace(origin, found=sizes))), document.to_json()
+
+
+def find(case: Case) -> tuple[Counterexample | crashes.CrashCounterexample, Mapping[str, int] | None]:
+    """Run the verifier on a bug: the counterexample, and its sizes when it was found.
 
     Raises:
         LookupError: the bug was not found.
     """
     mutant = mutant_by_id(case.mutant)
-    promise = next(each for each in PROMISES if each.id == mutant.promise)
-    origin = Origin(promise=promise.id, promise_text=promise.text, shards=(1,))
     if case.crash:
         found = crashes.find(
             case.program(), file=FILE, title=mutant.bug_class, transform=mutant.transform, transform_path=PLANTED,
@@ -163,7 +171,7 @@ def make(case: Case) -> tuple[Run, dict[str, Any]]:
         )  # fmt: skip
         if found is None:
             raise LookupError(f"{mutant.id} was not found")
-        return run_of(crash_example_of(found, origin)), found.to_json()
+        return found, None
     parallel = len(case.processes) > 1
     result = explore(
         case.program(),
@@ -182,8 +190,7 @@ def make(case: Case) -> tuple[Run, dict[str, Any]]:
         transform=PLANTED,
         transform_argument=mutant.id,
     )
-    example = example_of(document, replace(origin, found=sizes_of(result.found)))
-    return run_of(example), document.to_json()
+    return document, sizes_of(result.found)
 
 
 def fail(test: FailingTest) -> tuple[Run, dict[str, Any]]:
