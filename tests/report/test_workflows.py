@@ -100,7 +100,8 @@ def github_shards(job: str, project: Path) -> Iterator[tuple[Path, subprocess.Co
         clone = project.parent / f"{project.name}-{job}-{number}"
         shutil.copytree(project, clone)
         values = {"matrix.shard": str(number), "github.run_id": "77"}
-        done = run("\n".join(filled(step, values) for step in commands), where=clone, variables={"CI": "true"})
+        variables = {"CI": "true", "GITHUB_RUN_ID": "77", "GITHUB_SHA": "c0ffee"}
+        done = run("\n".join(filled(step, values) for step in commands), where=clone, variables=variables)
         artifact = project / "shards" / filled(upload["name"], values)
         if (clone / upload["path"]).is_dir():
             shutil.copytree(clone / upload["path"], artifact)
@@ -147,13 +148,18 @@ def test_the_gate_of_github_passes_and_misses_a_shard(project: Path) -> None:
     assert merged.returncode == 0, merged.stdout + merged.stderr
     run_document = load(project / "report" / "run.json")
     assert sum(shard.passed for shard in run_document.shards) == 13
-    assert {shard.seed for shard in run_document.shards} == {"none"}
+    assert {(shard.seed, shard.ci_run) for shard in run_document.shards} == {("none", "77")}
+    assert run_document.commit == "c0ffee"
     assert [promise.evidence for promise in run_document.promises] == [{"steps": 12}]
     assert (project / "step-summary.md").read_text(encoding="utf-8").startswith("#")
     assert len(list((project / "kept").iterdir())) == 1
     shutil.rmtree(places[2])
     merged = github_merge("gate", project)
     assert (merged.returncode, "No report of shard 3." in merged.stdout) == (3, True)
+    last_run = (places[1] / "run.json").read_text(encoding="utf-8").replace('"ci_run": "77"', '"ci_run": "76"')
+    (places[1] / "run.json").write_text(last_run, encoding="utf-8")
+    merged = github_merge("gate", project)
+    assert (merged.returncode, "::error title=No report::shards of different runs" in merged.stdout) == (3, True)
 
 
 def test_the_search_of_gitlab_finds_a_bug_and_passes_it_on(project: Path) -> None:
