@@ -224,12 +224,12 @@ def whole(worker: int, thread: int, seed: int) -> Iterator[Operation]:
 def readers(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Looks at everything, again and again, from the cache if that is allowed."""
     source = _source(worker, thread, seed)
-    for _ in range(150):
+    for _ in range(400):
         yield Operation("load") if source.random() < 0.5 else Operation("get", {"session": source.choice(SESSIONS)})
 
 
 def replacements(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Whole files, all of one size."""
-    for number in range(60):
+    for number in range(400):
         version = f"P{worker}/{thread}.{seed:04}.{number:04}"
         yield saving(dict.fromkeys(SESSIONS, version))
