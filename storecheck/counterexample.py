@@ -10,7 +10,6 @@ Code under test that iterates over sets of strings depends on PYTHONHASHSEED, wh
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import json
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from storecheck.program import (
     Json,
     Program,
     ProgramError,
+    at_path,
     expect_list,
     expect_number,
     expect_object,
@@ -321,10 +321,9 @@ def import_path(path: str) -> Any:
     Raises:
         CounterexampleError: it cannot be imported.
     """
-    module, _, name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        return at_path(path)
+    except ImportError as error:
         raise CounterexampleError(f"{path!r} cannot be imported: {error}") from error
 
 

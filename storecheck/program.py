@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -32,6 +33,19 @@ ROOT = "store"
 
 class ProgramError(ValueError):
     """A program, or the document that holds it, does not make sense."""
+
+
+def at_path(path: str) -> Any:
+    """The object at an import path `module:name`, in this interpreter.
+
+    Raises:
+        ImportError: there is none, or what its module needs is not installed.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (AttributeError, ValueError) as error:
+        raise ImportError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from storecheck import history as histories
 from storecheck.machine import MOUNT, Machine
@@ -227,6 +227,9 @@ class Runner:
         ProgramError: an adapter cannot be imported.
     """
 
+    machine_type: ClassVar[type[Machine]] = Machine
+    """The computer; a subclass may be another one's."""
+
     def __init__(
         self, program: Program, *, transform: Transform | None = None, max_steps: int = MAX_STEPS_DEFAULT
     ) -> None:
@@ -292,7 +295,7 @@ class Runner:
         """
         if remember != "no" and (policy is not None or recorder is not None or step_log is not None):
             raise ValueError("a run with faults, a recorder or a step log executes all code; give remember='no'")
-        machine = self._new_machine()
+        machine = self.new_machine()
         if trace:
             machine.trace = []
         executor = Executor(
@@ -353,7 +356,7 @@ class Runner:
         if not all(memory.is_usable for memory in self._memories):
             return None
         walker = Walker([])
-        executor = Executor(self._new_machine(), walker, max_steps=self.max_steps, kills_max=self.program.kills)
+        executor = Executor(self.new_machine(), walker, max_steps=self.max_steps, kills_max=self.program.kills)
         run = _Run(executor)
         for index, image in enumerate(self._images):
             member = executor.add_process(f"P{index + 1}", image.activate)
@@ -443,10 +446,7 @@ class Runner:
 
     def new_machine(self) -> Machine:
         """The computer as every run begins with it."""
-        return self._new_machine()
-
-    def _new_machine(self) -> Machine:
-        machine = Machine(self.program.machine, self._files)
+        machine = self.machine_type(self.program.machine, self._files)
         for name in (*DIRECTORIES, ROOT):
             if name not in machine.mount.entries:
                 machine.plant_directory(machine.mount, name)

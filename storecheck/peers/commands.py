@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from storecheck.peers.contract import factory_at, first_files
+from storecheck.peers.contract import first_files
 from storecheck.peers.examine import examine, table, write_counterexamples
+from storecheck.program import at_path
 
 
 def run_adapter(path: str, *, out: Path | None) -> int:
@@ -19,8 +20,8 @@ def run_adapter(path: str, *, out: Path | None) -> int:
         click.UsageError: there is no such adapter, or it cannot make a store.
     """
     try:
-        factory_at(path)
-    except (ImportError, AttributeError) as error:
+        at_path(path)
+    except ImportError as error:
         raise click.UsageError(f"adapter {path} cannot be imported: {error}") from error
     try:
         first_files(path)

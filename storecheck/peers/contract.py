@@ -6,18 +6,17 @@ disk is read by the adapter itself, opened anew for real on a copy of the files.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from storecheck.history import Call, History
 from storecheck.linearizability import check, versioned_map
+from storecheck.processes.directories import files_in, lay_out
 from storecheck.processes.handover import seen_at_end
 from storecheck.processes.races import by_position
-from storecheck.program import Json
+from storecheck.program import Json, at_path
 from storecheck.runner import Execution
 
 SESSIONS: Final = ("session0aaaaaaaa", "session1bbbbbbbb")
@@ -33,34 +32,22 @@ _AFTERWARDS: Final = "written afterwards"
 _NAMES: Final = {"update": "set", "load": "load", "save": "save"}
 
 
-def factory_at(path: str) -> Callable[..., Any]:
-    """The adapter at an import path.
-
-    Raises:
-        ImportError: there is none, or what it needs is not installed.
-    """
-    module, _, name = path.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
 def first_files(path: str) -> dict[str, bytes]:
     """The files of a store that holds `FIRST`, as the adapter makes them."""
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
-        adapter = factory_at(path)(directory)
+        adapter = at_path(path)(directory)
         adapter.save(dict(FIRST))
         adapter.close()
-        root = Path(directory)
-        return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+        return files_in(directory)
 
 
 def written_to_again(path: str, files: Mapping[str, bytes]) -> str | None:
     """What is wrong when the store is opened anew on these files, and updated; or None."""
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
-        plant(directory, files)
+        lay_out(directory, files)
         adapter = None
         try:
-            adapter = factory_at(path)(directory)
+            adapter = at_path(path)(directory)
             found: dict[str, str] = adapter.load()
             adapter.update(SESSIONS[1], _AFTERWARDS)
             after = adapter.load()
@@ -74,19 +61,11 @@ def written_to_again(path: str, files: Mapping[str, bytes]) -> str | None:
     return None
 
 
-def plant(directory: str | Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a store."""
-    for name, content in files.items():
-        target = Path(directory, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-
-
 def left_in(path: str, files: Mapping[str, bytes]) -> Call:
     """What the adapter loads from these files."""
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as directory:
-        plant(directory, files)
-        adapter = factory_at(path)(directory)
+        lay_out(directory, files)
+        adapter = at_path(path)(directory)
         try:
             return Call(name="load", result=adapter.load())
         except Exception as error:  # noqa: BLE001 - whatever a store raises, it could not read what was left
@@ -136,7 +115,7 @@ def _with_doubts(history: History) -> History:
 
 def unexpected_error(history: History, path: str, *, faulty: bool) -> str | None:
     """An operation failed although nothing was made to go wrong."""
-    refuses = getattr(factory_at(path), "refuses", ())
+    refuses = getattr(at_path(path), "refuses", ())
     for each in history.operations:
         call = each.call
         name = (call.error or "").partition(":")[0]

@@ -21,7 +21,6 @@ from storecheck.machine import MachineParameters
 from storecheck.peers.contract import (
     CHECK_PATH,
     SESSIONS,
-    factory_at,
     first_files,
     in_terms_of_sessions,
     judge_history,
@@ -32,7 +31,7 @@ from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import VERSIONS, NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
 from storecheck.processes import Confirmation, Race, RaceResult, Team, confirm, run_race
-from storecheck.program import Operation, ProcessProgram, Program, ProgramError, process
+from storecheck.program import Operation, ProcessProgram, Program, ProgramError, at_path, process
 from storecheck.runner import NoEvidence
 from storecheck.schedule import Fault, PreemptionBounded
 from storecheck.schedule.remembering import NotDeterministic
@@ -111,7 +110,7 @@ def examine(path: str, *, promises: Collection[str] = tuple(PROMISES)) -> list[F
     Raises:
         ImportError: the adapter, or what it needs, is not there.
     """
-    factory = factory_at(path)
+    factory = at_path(path)
     promised = adapter_promises(factory)
     reason = getattr(factory, "not_simulated", "")
     findings = []
@@ -140,7 +139,7 @@ def _by_search(path: str, promise: PromiseName) -> Finding:
 
 def _by_schedules(path: str, promise: PromiseName) -> Finding:
     searched: list[str] = []
-    alone = "updates" not in adapter_promises(factory_at(path))
+    alone = "updates" not in adapter_promises(at_path(path))
     for processes, kills in _programs(promise, alone=alone):
         # A kill can meet every call: with it, fewer preemptions are searched to the end.
         strategy = PreemptionBounded(1 if kills else PREEMPTIONS)
@@ -230,7 +229,7 @@ def _race(path: str, promise: PromiseName, seed: int) -> Race:
     if promise == "reads":
         readers = Team(adapter=path, workload=f"{__name__}:loads", workers=RACERS - 1)
         teams = (replace(writers, workers=1), readers)
-    elif promise == "kills" and "updates" not in adapter_promises(factory_at(path)):
+    elif promise == "kills" and "updates" not in adapter_promises(at_path(path)):
         teams = (replace(writers, workload=f"{__name__}:lone_workload", workers=1),)
     return Race(teams=teams, files=first_files(path), kills=kills, seed=seed)
 

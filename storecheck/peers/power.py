@@ -31,7 +31,8 @@ from storecheck.crash import (
 from storecheck.crash.oracle import windows
 from storecheck.crash.strace import UnreadableTraceError, record_process, why_not
 from storecheck.machine import MachineParameters, Process
-from storecheck.peers.contract import FIRST, SESSIONS, left_in, plant, written_to_again
+from storecheck.peers.contract import FIRST, SESSIONS, left_in, written_to_again
+from storecheck.processes.directories import lay_out
 from storecheck.program import ROOT, Program, process
 from storecheck.runner import ROOT_PATH, Runner
 from storecheck.syscalls import ImageOptions, NotSimulated
@@ -157,7 +158,7 @@ def _record_real(path: str, files: Mapping[str, bytes]) -> Recording:
     with tempfile.TemporaryDirectory(prefix="storecheck-peer-") as scratch:
         root = Path(scratch, ROOT)
         root.mkdir()
-        plant(root, files)
+        lay_out(root, files)
         command = [sys.executable, "-c", _REAL_PROGRAM, path, str(root), f"{scratch}/marks", SESSIONS[0], *VERSIONS]
         # Where this process finds the adapter, that one does.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path)}

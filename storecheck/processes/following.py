@@ -24,7 +24,7 @@ from storecheck.machine.disk import Footprint
 from storecheck.processes.disk import RealDisk
 from storecheck.processes.script import UNFINISHED, plain_answer, plain_argument
 from storecheck.program import Program
-from storecheck.runner import ROOT_PATH, OperationRecord, Runner, _Run
+from storecheck.runner import RUNS_PER_COLLECTION, OperationRecord, Runner, _Run
 from storecheck.schedule import Fault
 from storecheck.schedule.executor import Executor, Task, Wait
 from storecheck.syscalls import Context, Transform
@@ -238,7 +238,7 @@ class LedRunner(Runner):
         )
         run = _Run(executor)
         self.runs += 1
-        if self.runs % 100 == 0:
+        if self.runs % RUNS_PER_COLLECTION == 0:
             self._collect_garbage()
         os.umask(self.program.machine.umask)
         self._start_processes(executor, run, executor, "no")
@@ -347,4 +347,4 @@ def _shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
-__all__ = ["ROOT_PATH", "WAIT_S", "Errand", "Led", "LedRunner", "serve"]
+__all__ = ["WAIT_S", "Errand", "Led", "LedRunner", "serve"]

@@ -8,7 +8,6 @@ names what was searched, and shows the history itself: it is all there is then, 
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from storecheck.history import Operation as Recorded
 from storecheck.linearizability import Specification, UndecidedError, Verdict, check
 from storecheck.processes.controlled import Confirmation, confirm
 from storecheck.processes.races import by_position
-from storecheck.program import Operation, ProcessProgram, Program
+from storecheck.program import Operation, ProcessProgram, Program, at_path
 from storecheck.runner import Execution, NoEvidence
 from storecheck.schedule import PreemptionBounded
 from storecheck.syscalls import Transform
@@ -208,8 +207,7 @@ def _windows(history: History, culprit: Recorded, adapter: str) -> Iterator[tupl
 
 
 def _method(adapter: str, name: str) -> Any:
-    module, _, factory = adapter.partition(":")
-    return getattr(getattr(importlib.import_module(module), factory), name, None)
+    return getattr(at_path(adapter), name, None)
 
 
 def _is_of(adapter: str, operation: Recorded) -> bool:

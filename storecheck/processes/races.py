@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
 import random
 import shutil
@@ -31,7 +30,8 @@ from typing import Any, Final
 from storecheck.history import FileRecorder, History, Json, Recorder, merge
 from storecheck.history import Operation as Recorded
 from storecheck.processes.children import child_context
-from storecheck.program import Operation, ProgramError
+from storecheck.processes.directories import files_in, lay_out
+from storecheck.program import Operation, ProgramError, at_path
 from storecheck.syscalls import Transform
 
 LIMIT_S: Final = 120.0
@@ -155,11 +155,6 @@ class _Entry:
     succeeds: bool
 
 
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _take_part(pipe: Any, entry: _Entry) -> None:
     """The life of one process."""
     if entry.transform is not None:
@@ -167,9 +162,9 @@ def _take_part(pipe: Any, entry: _Entry) -> None:
 
         plant(entry.transform)
     team = entry.team
-    open_store = functools.partial(_import(team.adapter), entry.root, **team.parameters)
+    open_store = functools.partial(at_path(team.adapter), entry.root, **team.parameters)
     adapter = None if entry.succeeds else open_store()
-    workload: Workload = _import(team.workload)
+    workload: Workload = at_path(team.workload)
     lists = [list(workload(entry.number, thread, entry.seed)) for thread in range(team.threads)]
     pipe.send(("ready", None))
     if not pipe.poll(LIMIT_S) or pipe.recv() != "go":
@@ -211,7 +206,7 @@ def _do_all(entry: _Entry, adapter: Any, lists: Sequence[Sequence[Operation]]) -
 
 def _fork(entry: _Entry, adapter: Any, operations: Sequence[Operation]) -> int:
     """A child that inherits whatever its parent's threads hold, and works on with the same objects."""
-    workload: Workload = _import(entry.team.workload)
+    workload: Workload = at_path(entry.team.workload)
     # Made before the fork, and different from the parent's: no two writes may look alike.
     others = list(workload(entry.number + WORKERS_MAX, 0, entry.seed))[: len(operations)]
     child = os.fork()
@@ -319,9 +314,7 @@ def run_race(race: Race, *, directory: Path | None = None) -> RaceResult:
         root, records = base / "store", base / "records"
         root.mkdir()
         records.mkdir()
-        for path, content in race.files.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(content)
+        lay_out(root, race.files)
         runners += _starters(race, root, records)
         for runner in runners:
             problem = runner.hear("ready")
@@ -379,8 +372,7 @@ def _race(race: Race, runners: Sequence[_Runner], base: Path) -> RaceResult:
     for runner in running:
         for name, count in runner.counters.items():
             met[name] = met.get(name, 0) + count
-    root = base / "store"
-    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    files = files_in(base / "store")
     return RaceResult(history=history, files=files, met=met, stuck=tuple(stuck), duration_s=duration_s)
 
 

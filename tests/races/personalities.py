@@ -9,8 +9,7 @@ from typing import Any
 
 from storecheck import Machine
 from storecheck.machine import Inode, Process, Waiter
-from storecheck.program import ROOT
-from storecheck.runner import DIRECTORIES, Runner
+from storecheck.runner import Runner
 
 ERROR_SHARING_VIOLATION = 32
 
@@ -73,26 +72,13 @@ class HostLocalLocks(Machine):
             super().unlock(opened)
 
 
-class PersonalityRunner(Runner):
-    """Runs a program on such a computer."""
-
-    personality: type[Machine] = Machine
-
-    def _new_machine(self) -> Machine:
-        machine = self.personality(self.program.machine, self._files)
-        for name in (*DIRECTORIES, ROOT):
-            if name not in machine.mount.entries:
-                machine.plant_directory(machine.mount, name)
-        return machine
-
-
-class OnWindows(PersonalityRunner):
+class OnWindows(Runner):
     """On a computer that refuses to replace open files."""
 
-    personality = WindowsSharing
+    machine_type = WindowsSharing
 
 
-class OnTwoHosts(PersonalityRunner):
+class OnTwoHosts(Runner):
     """On hosts that share files, not locks."""
 
-    personality = HostLocalLocks
+    machine_type = HostLocalLocks

@@ -20,6 +20,7 @@ from storecheck.counterexample import from_failure
 from storecheck.explore import explore
 from storecheck.linearizability import versioned_map
 from storecheck.processes import LinearizableCheck, confirm
+from storecheck.runner import Runner
 from tests.races import personalities
 from tests.races.reconfirming import FIRST, looks, program
 
@@ -66,9 +67,7 @@ def test_a_link_planted_at_the_lock_file_is_not_followed(store_path: Path) -> No
     assert not store_path.exists()
 
 
-def first_problem(
-    runner: personalities.PersonalityRunner, check: Callable[[Execution], str | None], *, at_most: int
-) -> str | None:
+def first_problem(runner: Runner, check: Callable[[Execution], str | None], *, at_most: int) -> str | None:
     """Search schedules with at most one preemption on a machine with a personality."""
     search = PreemptionBounded(1).search(runner.program)
     with runner.collecting():

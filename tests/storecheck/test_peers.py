@@ -24,12 +24,12 @@ from storecheck.crash.strace import record_process, why_not
 from storecheck.linearizability import check
 from storecheck.peers import PEERS
 from storecheck.peers.__main__ import main
-from storecheck.peers.contract import FIRST, factory_at, first_files
+from storecheck.peers.contract import FIRST, first_files
 from storecheck.peers.examine import Finding, examine, table, update
 from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES
-from storecheck.program import Program, process
+from storecheck.program import Program, at_path, process
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = "tests.storecheck.peer_subjects"
@@ -269,7 +269,7 @@ def test_the_table_tells_searched_from_raced() -> None:
 def test_built_in_adapters_keep_what_they_are_given(name: str, tmp_path: Path) -> None:
     """Each adapter's first files hold the first version, and an update tells what it found."""
     try:
-        adapter = factory_at(PEERS[name])(str(tmp_path))
+        adapter = at_path(PEERS[name])(str(tmp_path))
     except ImportError as error:
         pytest.skip(f"{name} is an optional peer: {error}")
     try:
