@@ -172,6 +172,8 @@ def replay_file(file: Path, times: int) -> None:
 
     if report_commands.is_crash(file):
         raise SystemExit(report_commands.replay_crash(file, times=times))
+    if report_commands.is_history(file):
+        raise SystemExit(report_commands.replay_history(file, times=times))
     if report_commands.is_told(file):
         raise SystemExit(report_commands.replay_told(file, times=times))
     document = _load(file)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from storecheck.counterexample import Counterexample
     from storecheck.lanes import Line
     from storecheck.report.document import Run
+    from storecheck.report.histories import HistoryCounterexample
     from storecheck.report.told import Told, ToldCounterexample
     from storecheck.verdict import PromiseText
 
@@ -181,7 +182,9 @@ def explain_command(target: str, promises: str | None, run_file: Path | None) ->
 
 def explain_file(path: Path) -> None:
     """Show what is recorded in a counterexample, of any kind."""
-    explained = _explain_crash if is_crash(path) else _explain_told if is_told(path) else _explain_schedule
+    explained = _explain_schedule
+    for says_so, explain in ((is_crash, _explain_crash), (is_told, _explain_told), (is_history, _explain_history)):
+        explained = explain if says_so(path) else explained
     try:
         explained(path)
     except ValueError as error:
@@ -205,6 +208,26 @@ def _explain_told(path: Path) -> None:
     for number, call in enumerate(document.calls, start=1):
         click.echo(f"{number:3} {call}")
     click.secho(f"Finding: {document.finding}", fg="red")
+
+
+def _explain_history(path: Path) -> None:
+    from storecheck.report import histories
+
+    document = histories.load(path)
+    _show_history(document)
+    click.secho(f"Finding: {document.finding}", fg="red")
+
+
+def _show_history(document: HistoryCounterexample) -> None:
+    """The operations that cannot be explained, and why."""
+    from storecheck.report import histories, words
+
+    told = histories.told_history(document)
+    click.secho(told.title, bold=True)
+    for point in told.race.points:
+        line = f"{point.step:>9,} us  {told.race.lanes[point.process].name:6} {point.verb:7} {point.what}"
+        click.secho(line, fg="red" if point.importance else None)
+    click.echo(words.plain(" ".join(told.verdict)))
 
 
 def _explain_schedule(path: Path) -> None:
@@ -232,7 +255,7 @@ def describe(path: Path) -> str | None:
         CounterexampleError: it says that it is one, but cannot be read.
     """
     from storecheck import counterexample
-    from storecheck.report import examples, told
+    from storecheck.report import examples, histories, told
 
     if is_crash(path):
         crash = examples.load_crash(path)
@@ -240,6 +263,9 @@ def describe(path: Path) -> str | None:
     if is_told(path):
         document = told.load(path)
         return f"{document.title} ({len(document.calls)} calls): {document.finding}"
+    if is_history(path):
+        recorded = histories.load(path)
+        return f"{recorded.title} ({len(recorded.history.operations)} recorded operations of real processes)"
     if not _says(path, counterexample.FORMAT):
         return None
     found = counterexample.load(path)
@@ -259,6 +285,13 @@ def is_told(path: Path) -> bool:
     from storecheck.report.told import FORMAT as TOLD_FORMAT
 
     return _says(path, TOLD_FORMAT)
+
+
+def is_history(path: Path) -> bool:
+    """Whether a file says that it is a recorded history."""
+    from storecheck.report.histories import FORMAT as HISTORY_FORMAT
+
+    return _says(path, HISTORY_FORMAT)
 
 
 def _says(path: Path, wanted: str) -> bool:
@@ -286,6 +319,31 @@ def _otherwise(document: ToldCounterexample, play: Told) -> str:
     if play.finding is None:
         return " In the first nothing failed."
     return "" if play.played == document.played else f" The first failed otherwise: {play.finding.message}"
+
+
+def replay_history(path: Path, *, times: int) -> int:
+    """Judge a recorded history again, and run its race again; the exit status.
+
+    A race of real processes is not deterministic: a run that goes well shows nothing.
+    """
+    from storecheck.report import histories
+
+    try:
+        document = histories.load(path)
+        _show_history(document)
+        click.echo("This is what the record says; it was judged again just now.")
+        if document.race is None:
+            click.echo("It does not say what ran: run the test that wrote it.")
+            return 0
+        problems = [problem for problem in histories.rerun(document, times=times) if problem]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.secho(f"{len(problems)} of {times} new runs broke a promise, too.", fg="red" if problems else None)
+    for problem in problems[:1]:
+        click.echo(problem)
+    if not problems:
+        click.echo("Real processes are not deterministic: that is no proof that the bug is gone. Try --times 20.")
+    return 0 if problems else 1
 
 
 def replay_crash(path: Path, *, times: int) -> int:

@@ -129,7 +129,11 @@ class SequentialOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """Processes that came in each other's way."""
+    """Processes that came in each other's way.
+
+    If it was `recorded`, these are operations of real processes: a point is where one begins or is answered, its `step`
+    is microseconds since the first, and `held` are the processes that are within one. Then there are no versions.
+    """
 
     file: str
     lanes: tuple[Lane, ...]
@@ -140,6 +144,7 @@ class Race:
     orders: tuple[SequentialOrder, ...]
     orders_tried: int
     found: str
+    recorded: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from storecheck import counterexample as counterexamples
 from storecheck.program import ProgramError
-from storecheck.report import crashes, told
+from storecheck.report import crashes, histories, told
 from storecheck.report.document import Example
 from storecheck.report.examples import (
     ID_CHARACTERS,
@@ -25,6 +25,7 @@ from storecheck.report.examples import (
     placed,
     write_failure,
 )
+from storecheck.report.history_examples import history_example_of
 from storecheck.report.placeholders import SecretsNeededError, without_secrets
 from storecheck.report.retelling import told_example_of
 from storecheck.runner import NoEvidence
@@ -135,7 +136,9 @@ def fingerprint_of_payload(payload: Mapping[str, Any], promise: str) -> str:
 
 
 def _told(document: Mapping[str, Any], origin: Origin) -> Example:
-    """The example that a document of any of the three formats is."""
+    """The example that a document of any of the four formats is."""
+    if document.get("format") == histories.FORMAT:
+        return history_example_of(histories.from_json(document), origin)
     if document.get("format") == told.FORMAT:
         return told_example_of(told.from_json(document), origin)
     if document.get("format") == crashes.FORMAT:

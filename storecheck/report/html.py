@@ -76,6 +76,7 @@ def _environment() -> Environment:
         size=words.example_size,
         kind_name=words.kind_name,
         cut_at=words.cut_at,
+        point_at=words.point_at,
         cut_text=words.cut_text,
         short_kind=lambda kind: "seq" if kind == "sequence" else kind,
         colour=lambda number: f"p{(number - 1) % 3 + 1}",

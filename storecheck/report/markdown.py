@@ -83,16 +83,16 @@ def _details(example: Example, number: int) -> str:
     lines = [_text(words.plain(" ".join(example.verdict))), ""]
     if example.race is not None:
         race = example.race
-        lines += ["| # | " + " | ".join(_text(f"{lane.name} {lane.role}") for lane in race.lanes) + " | Disk |"]
-        lines += ["|--:|" + "---|" * len(race.lanes) + ":-:|"]
+        heads = ["#", *(_text(f"{lane.name} {lane.role}") for lane in race.lanes), *([] if race.recorded else ["Disk"])]
+        lines += [f"| {' | '.join(heads)} |", "|--:|" + "---|" * len(race.lanes) + ("" if race.recorded else ":-:|")]
         for point in race.points:
             cells = ["" for _ in race.lanes]
-            cell = f"`{point.verb}` {_text(point.what)}"
+            cell = f"`{point.verb}` {_text(point.what)} {words.point_at(race, point)}".rstrip()
             if point.sees is not None:
                 cell += f" sees v{point.sees}{', **stale**' if point.stale else ''}"
             cells[point.process] = cell + (f"<br>**{_text(point.note)}**" if point.note else "")
-            disk = f"**v{point.disk}**" if point.publishes is not None else ""
-            lines.append(f"| {point.number} | {' | '.join(cells)} | {disk} |")
+            cells += [] if race.recorded else [f"**v{point.disk}**" if point.publishes is not None else ""]
+            lines.append(f"| {point.number} | {' | '.join(cells)} |")
     elif example.sequence is not None:
         lines += ["| # | | Call | Disk | Returned |", "|--:|---|---|---|---|"]
         for step in example.sequence.steps:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from storecheck import counterexample as counterexamples
 from storecheck.program import Json, ProgramError
-from storecheck.report import crashes, told
+from storecheck.report import crashes, histories, told
 from storecheck.report.examples import transform_of
 from storecheck.report.masking import (
     BASE64,
@@ -263,6 +263,8 @@ def _verified(
         verify = _verified_told
     elif document.get("format") == crashes.FORMAT:
         verify = _verified_crash
+    elif document.get("format") == histories.FORMAT:
+        verify = _verified_history
     return verify(document, candidate, substitution)
 
 
@@ -316,6 +318,17 @@ def _verified_told(
     if (before.finding.about, len(before.steps)) != (after.finding.about, len(after.steps)):
         raise SecretsNeededError("it fails in another step then, or by something else")
     _check_messages(before.finding.message, after.finding.message, substitution)
+    return candidate
+
+
+def _verified_history(
+    document: Mapping[str, Any], candidate: Mapping[str, Any], substitution: Substitution
+) -> Mapping[str, Any]:
+    """A record is judged and not run: with placeholders it must contradict itself in the same way."""
+    before, after = (histories.told_history(histories.from_json(each)) for each in (document, candidate))
+    if before.cause != after.cause or len(before.race.points) != len(after.race.points):
+        raise SecretsNeededError("the record is judged otherwise then")
+    _check_messages(before.title, after.title, substitution)
     return candidate
 
 

@@ -73,6 +73,7 @@ def race_of(
         orders=orders,
         orders_tried=tried,
         found=found_in(observation.execution, model, file),
+        recorded=False,
     )
     return race, numbers
 

@@ -64,6 +64,26 @@ def test_{name}() -> None:
 '''
 
 
+HISTORY = '''"""{title}
+
+{kind} {id}, written by storecheck. Runs the race again, with real processes: that is not deterministic, so a run may go
+well while the bug is there. Needs pytest and storecheck, no Hypothesis.
+"""
+
+from pathlib import Path
+
+from storecheck.report.histories import load, rerun
+
+TIMES = 5
+
+
+def test_{name}() -> None:
+    """{promise}"""
+    for problem in rerun(load(Path(__file__).with_name("counterexample.json")), times=TIMES):
+        assert not problem, problem
+'''
+
+
 def reproducer(*, template: str, identifier: str, kind: str, title: str, promise: str) -> str:
     """The text of the test file."""
     name = re.sub(r"\W+", "_", identifier)

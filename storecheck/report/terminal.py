@@ -87,18 +87,22 @@ def _race(race: Race) -> Table:
     table.add_column("#", justify="right", style="dim")
     for index, lane in enumerate(race.lanes):
         table.add_column(f"{lane.name} {lane.role}", style=COLOURS[index % len(COLOURS)], overflow="fold")
-    table.add_column("disk")
+    if not race.recorded:
+        table.add_column("disk")
     for point in race.points:
         cells = [Text("|" if index in point.held else "") for index, _ in enumerate(race.lanes)]
         held = "|" if point.process in point.held else " "
         text = Text(f"{held} {point.verb} {point.what}")
+        if race.recorded:
+            text.append(f"  {words.point_at(race, point)}", style="dim")
         if point.sees is not None:
             stale = ", stale" if point.stale else ""
             text.append(f"  sees v{point.sees}{stale}", style="yellow" if stale else "")
         if point.note:
             text.append(f"\n  {point.note}", style="bold red" if point.importance == "loss" else "yellow")
         cells[point.process] = text
-        table.add_row(str(point.number), *cells, f"v{point.disk}" if point.publishes is not None else "")
+        disk = [] if race.recorded else [f"v{point.disk}" if point.publishes is not None else ""]
+        table.add_row(str(point.number), *cells, *disk)
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from storecheck.report.document import KIND_NAMES, Crash, Cut, Deciding, Example, Race, Run
+from storecheck.report.document import KIND_NAMES, Crash, Cut, Deciding, Example, Point, Race, Run
 from storecheck.verdict import EVIDENCE_KINDS, PromiseVerdict
 
 SECONDS_PER_MINUTE = 60
@@ -102,7 +102,10 @@ def seen(first: str, this_run: str) -> str:
 
 def example_size(example: Example) -> str:
     """What kind of failing example, in a few words."""
-    if example.race is not None:
+    if example.race is not None and example.race.recorded:
+        operations = sum(point.verb == "begin" for point in example.race.points)
+        size = f"recorded, {plural(operations, 'operation')} shown"
+    elif example.race is not None:
         lanes = len(example.race.lanes)
         size = f"{lanes} process{'' if lanes == 1 else 'es'} · {plural(len(example.race.points), 'point')}"
     elif example.sequence is not None:
@@ -128,6 +131,11 @@ def grid_sentence(crash: Crash) -> str:
     if crash.is_failing_call:
         return f"{crash.broken} of {plural(crash.states, 'run')} with a failing call break the promise."
     return f"{crash.broken} of {plural(crash.states, 'state')} under {crash.model} break the promise."
+
+
+def point_at(race: Race, point: Point) -> str:
+    """When a point of a recorded race was, since the first; empty for a simulated one, which has no time."""
+    return f"+{point.step:,} µs" if race.recorded else ""
 
 
 def cut_at(crash: Crash, number: int) -> Cut | None:

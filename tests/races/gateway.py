@@ -163,7 +163,7 @@ class LocklessWriter(LockingProgram):
         os.replace(beside, self._path)
 
 
-# What they do. Versions are "P<worker>/<thread>.<number>".
+# What they do. Versions are "P<process>/<thread>.<number>", of who wrote them.
 
 
 def saving(versions: Mapping[str, str]) -> Operation:
@@ -187,13 +187,13 @@ def gateway(worker: int, thread: int, seed: int, *, operations: int = 30, remove
         elif kind < 0.32 and removes:
             yield Operation("remove", {"session": session})
         else:
-            yield Operation("set", {"session": session, "version": f"P{worker}/{thread}.{number}"})
+            yield Operation("set", {"session": session, "version": f"P{worker + 1}/{thread}.{number}"})
 
 
 def contended(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Updates of one session, as fast as they go."""
     for number in range(15):
-        yield Operation("set", {"session": SESSIONS[0], "version": f"P{worker}/{thread}.{seed}.{number}"})
+        yield Operation("set", {"session": SESSIONS[0], "version": f"P{worker + 1}/{thread}.{seed}.{number}"})
 
 
 def few(worker: int, thread: int, seed: int) -> Iterator[Operation]:
@@ -210,7 +210,7 @@ def whole(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Loads and saves of everything among updates with and without a base."""
     source = _source(worker, thread, seed)
     for number in range(20):
-        version = f"P{worker}/{thread}.{number}"
+        version = f"P{worker + 1}/{thread}.{number}"
         kind = source.random()
         if kind < 0.4:
             yield Operation("load")
@@ -231,5 +231,5 @@ def readers(worker: int, thread: int, seed: int) -> Iterator[Operation]:
 def replacements(worker: int, thread: int, seed: int) -> Iterator[Operation]:
     """Whole files, all of one size."""
     for number in range(400):
-        version = f"P{worker}/{thread}.{seed:04}.{number:04}"
+        version = f"P{worker + 1}/{thread}.{seed:04}.{number:04}"
         yield saving(dict.fromkeys(SESSIONS, version))

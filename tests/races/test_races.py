@@ -21,6 +21,7 @@ from storecheck.history import Call, History
 from storecheck.linearizability import check, versioned_map
 from storecheck.processes import Race, RaceResult, Team, run_race, seen_at_end
 from storecheck.pytest_plugin import Evidence
+from storecheck.report.histories import attach
 from tests.races import gateway
 
 PARTICIPANTS = "tests.races.gateway"
@@ -63,6 +64,21 @@ def filler(content: bytes) -> dict[str, object]:
     return {key: entry for key, entry in json.loads(content).items() if not key.startswith(gateway.PREFIX)}
 
 
+def hold(history: History, race: Race) -> None:
+    """Fail if an operation failed, or if no order explains what all were told; the report shows it as a race.
+
+    Raises:
+        AssertionError: with the history attached.
+    """
+    raised = next((each for each in history.operations if each.call.outcome == "raised"), None)
+    verdict = check(history, versioned_map())
+    if raised is not None or verdict.status != "ok":
+        error = AssertionError(str(verdict) if raised is None else str(raised))
+        if verdict.status != "undecided" or raised is not None:
+            attach(error, history, specification="sessions", race=race)
+        raise error
+
+
 def run_and_check(
     race: Race, *, directory: Path, evidence: Evidence, must_meet: tuple[str, ...], keeps_filler: bool = True
 ) -> None:
@@ -73,10 +89,7 @@ def run_and_check(
         print(f"round {number}: {result}")  # noqa: T201 - shown by pytest if the test fails, or with -s
         assert not result.stuck, result.stuck
         history = with_what_is_left(result)
-        raised = [each for each in history.operations if each.call.outcome == "raised"]
-        assert not raised, raised[0]
-        verdict = check(history, versioned_map())
-        assert verdict.status == "ok", str(verdict)
+        hold(history, replace(race, seed=race.seed + number))
         if keeps_filler:
             assert filler(result.files[gateway.FILE]) == filler(race.files[gateway.FILE])
         strays = [path for path in result.files if path.endswith(".tmp")]

@@ -113,6 +113,11 @@ FAILING_TESTS = (
         node="tests/crash/test_failing_tasks.py::test_a_failing_call_of_a_task_leaves_nothing_wrong[save-errno]",
     ),
     FailingTest(
+        name="recorded-B76",
+        mutant="B76",
+        node="tests/races/test_races.py::test_free_running_processes_are_linearizable[2 KB, 8 processes]",
+    ),
+    FailingTest(
         name="machine-B27",
         mutant="B27",
         node="tests/crash/test_power_loss_machine.py::test_histories_with_power_losses",

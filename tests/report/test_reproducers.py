@@ -26,7 +26,7 @@ from storecheck.explore import explore
 from storecheck.report.document import KIND_NAMES, load
 from storecheck.report.examples import placed, reproduce, write_failure
 from storecheck.report.failures import example_of_payload, fingerprint_of_payload
-from storecheck.report.reproducer import CRASH, RACE, TOLD, reproducer
+from storecheck.report.reproducer import CRASH, HISTORY, RACE, TOLD, reproducer
 from storecheck.runner import Execution
 from storecheck.schedule import ReplayDiverged
 from storecheck.verdict import Failure
@@ -90,6 +90,7 @@ def test_the_golden_reproducers_are_what_is_written_now(name: str) -> None:
     """So that the tests above run what a report would write today."""
     example = load(GOLDEN / f"{name}.json").examples[0]
     kind = TOLD if "-" in name else CRASH if example.kind == "crash" else RACE
+    kind = HISTORY if name.startswith("recorded-") else kind
     assert example.reproducer == reproducer(
         template=kind,
         identifier=example.id,
