@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from storecheck.report import html, junit, markdown, notices
+from storecheck.report import html, junit, markdown, notices, words
 from storecheck.report.codec import DocumentError
 from storecheck.report.document import Example, Kept, Run, Shard, dumps, load, printable
-from storecheck.report.examples import placed
+from storecheck.report.examples import COUNTEREXAMPLE_FILE, placed
 from storecheck.verdict import COUNTED_KINDS, Failure, PromiseOutcome, PromiseVerdict, total_evidence
 
 RUN_FILE: Final = "run.json"
@@ -33,6 +33,9 @@ EXAMPLES_DIRECTORY: Final = "examples"
 
 KEPT_RUNS_MAX: Final = 100
 """Runs in a directory of kept runs; the oldest leave first."""
+
+TESTS_NAMED_MAX: Final = 3
+"""Other tests that an example names; how many more there are is said."""
 
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
@@ -192,32 +195,39 @@ def keep(run: Run, directory: Path) -> Path:
 
 
 def copy_failures(run: Run, shards: Found, directory: Path) -> Run:
-    """Copy counterexample and test of each example from its shard to `directory`; its commands name them there.
+    """The run with the files of its examples copied from the shards to `directory`; see `with_files`."""
+    found = zip(shards.directories, shards.runs, strict=True)
+    sources = [(place / FAILURES_DIRECTORY, example) for place, part in found for example in part.examples]
+    return replace(run, examples=with_files(run.examples, sources, directory / FAILURES_DIRECTORY))
 
-    Of the shards that found the same cause, from the one whose example is shown. An example whose shard left no files
-    stays as it is.
+
+def with_files(
+    examples: Iterable[Example], sources: Sequence[tuple[Path, Example]], directory: Path
+) -> tuple[Example, ...]:
+    """Copy counterexample and test of each example to `directory`; its commands name them there.
+
+    An example without files stays as it is.
+
+    Args:
+        examples: those that are shown.
+        sources: all that were told, also those of the same cause that are not shown, and where their files are.
+        directory: of the report.
     """
-    return replace(run, examples=tuple(_with_files(example, shards, directory) for example in run.examples))
+    return tuple(_with_files(example, sources, directory) for example in examples)
 
 
-def _with_files(example: Example, shards: Found, directory: Path) -> Example:
-    source = next(_directories_of(example, shards), None)
-    if source is None:
-        return example
-    target = directory / FAILURES_DIRECTORY / example.id
-    if source.resolve() != target.resolve():
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    return placed(example, target)
-
-
-def _directories_of(example: Example, shards: Found) -> Iterator[Path]:
-    for directory, run in zip(shards.directories, shards.runs, strict=True):
-        for own in run.examples:
-            place = directory / FAILURES_DIRECTORY / own.id
-            # The document may be anybody's: an id with slashes in it would lead out of the directories.
-            named = Path(own.id).name == own.id
-            if named and (own.fingerprint, own.inputs) == (example.fingerprint, example.inputs) and place.is_dir():
-                yield place
+def _with_files(example: Example, sources: Sequence[tuple[Path, Example]], directory: Path) -> Example:
+    for place, own in sources:
+        source = place / own.id
+        # The document may be anybody's: an id with slashes in it would lead out of the directories.
+        named = Path(own.id).name == own.id
+        alike = (own.fingerprint, own.inputs) == (example.fingerprint, example.inputs)
+        if named and alike and (source / COUNTEREXAMPLE_FILE).is_file():
+            target = directory / example.id
+            if source.resolve() != target.resolve():
+                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            return placed(example, target)
+    return example
 
 
 def merge_durations(shards: Path) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -259,17 +269,23 @@ def merge_examples(shards: Path, into: Path) -> int:
 
 
 def join_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """One per fingerprint, the smallest, found by all the shards that found one."""
+    """One per fingerprint, the smallest, found by all the shards that found one; it names the other tests."""
     by_cause: dict[str, list[Example]] = {}
     for example in examples:
         by_cause.setdefault(example.fingerprint, []).append(example)
-    return tuple(
-        replace(
-            min(alike, key=lambda example: (len(example.inputs), example.inputs)),
-            shards=tuple(sorted({shard for example in alike for shard in example.shards})),
-        )
-        for alike in by_cause.values()
-    )
+    return tuple(map(_joined, by_cause.values()))
+
+
+def _joined(alike: Sequence[Example]) -> Example:
+    shown = min(alike, key=lambda example: (len(example.inputs), example.inputs))
+    shards = tuple(sorted({shard for example in alike for shard in example.shards}))
+    others = sorted({example.test for example in alike} - {shown.test, ""})
+    if not others:
+        return replace(shown, shards=shards)
+    named = [f"`{test}`" for test in others[:TESTS_NAMED_MAX]]
+    named += [f"{len(others) - TESTS_NAMED_MAX} more"] if len(others) > TESTS_NAMED_MAX else []
+    sentence = f"By the same cause {'fails' if len(others) == 1 else 'fail'} {words.joined(named)}."
+    return replace(shown, shards=shards, verdict=(*shown.verdict, sentence))
 
 
 def _merged_promises(runs: Sequence[Run]) -> tuple[PromiseVerdict, ...]:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -403,7 +404,7 @@ class _ReportWriter:
             exit_status=int(verdict.exit_status),
             environment=verdict.environment,
         )
-        examples = tuple(self._examples(verdict))
+        examples = self._examples(verdict)
         run = Run(
             commit=commit_of(self._config.rootpath),
             started_at=shard.started_at,
@@ -443,21 +444,35 @@ class _ReportWriter:
         assert collector is not None
         return dict(collector.evidence_totals())
 
-    def _examples(self, verdict: Verdict) -> Generator[Example, None, None]:
+    def _examples(self, verdict: Verdict) -> tuple[Example, ...]:
+        """One for each cause. Each failure is told in a directory of its own, and the files of those shown are kept."""
+        from storecheck.report.examples import discard_failure
+        from storecheck.report.merging import FAILURES_DIRECTORY, join_examples, with_files
+
+        failures = self._directory / FAILURES_DIRECTORY
+        with tempfile.TemporaryDirectory(prefix="storecheck-") as scratch:
+            told = list(self._told(verdict, Path(scratch)))
+            joined = join_examples(example for _, example in told)
+            for example in joined:
+                discard_failure(example, failures)
+            return with_files(joined, told, failures)
+
+    def _told(self, verdict: Verdict, scratch: Path) -> Generator[tuple[Path, Example], None, None]:
         from storecheck.report.failures import example_of_failure, example_of_payload, failures_of, promise_broken
-        from storecheck.report.merging import FAILURES_DIRECTORY
 
         told = 0
-        for failure, promise in failures_of(verdict):
+        for number, (failure, promise) in enumerate(failures_of(verdict)):
+            directory = scratch / str(number)
             payload = self._payloads.get(failure.nodeid)
             if payload is not None and told < MAX_EXAMPLES_TOLD:
                 told += 1
                 broken = promise_broken(payload, failure, verdict) or promise
-                yield example_of_payload(
-                    payload, failure, broken, shard=self._shard.index, directory=self._directory / FAILURES_DIRECTORY
+                yield (
+                    directory,
+                    example_of_payload(payload, failure, broken, shard=self._shard.index, directory=directory),
                 )
             else:
-                yield example_of_failure(failure, promise, shard=self._shard.index)
+                yield directory, example_of_failure(failure, promise, shard=self._shard.index)
 
 
 def _bounds() -> str:

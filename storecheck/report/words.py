@@ -200,7 +200,7 @@ def known_cause(example: Example, run: Run) -> str:
 def bounds(evidence: Mapping[str, float]) -> str:
     """How far the searches went; empty if there were none with bounds."""
     far = [plural(int(evidence[kind]), noun) for kind, noun in _BOUND_NOUNS.items() if evidence.get(kind)]
-    text = f"up to {_and(far)}" if far else ""
+    text = f"up to {joined(far)}" if far else ""
     exhausted, looked = int(evidence.get("exhausted", 0)), int(evidence.get("sampled", 0))
     parts = [f"{plural(exhausted, 'program')} exhausted within {'its' if exhausted == 1 else 'their'} bound"]
     parts = [*(parts if exhausted else []), *([f"{looked:,} sampled"] if looked else [])]
@@ -213,7 +213,8 @@ def bounds_sentence(run: Run) -> str:
     return f"Searched {text}." if text else ""
 
 
-def _and(parts: list[str]) -> str:
+def joined(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

@@ -13,7 +13,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from storecheck.cli import main
 from storecheck.report.document import Run, dumps, load
-from storecheck.report.merging import MergeError, exit_status, keep, merge
+from storecheck.report.merging import MergeError, exit_status, join_examples, keep, merge
 from storecheck.report.plugin import ShardChoice, parse_shard, seed_of, shard_of_ci
 from storecheck.verdict import PromiseVerdict
 from tests.report.making import GOLDEN
@@ -84,6 +84,24 @@ def test_no_cause_is_dropped_and_the_smallest_example_is_shown() -> None:
         [replace(shard(number), examples=(example,)) for number, example in enumerate((large, small, other), start=1)]
     )
     assert [(each.inputs, each.shards) for each in run.examples] == [("short", (1, 2)), (race.inputs, (3,))]
+
+
+def test_an_example_names_the_other_tests_of_its_cause() -> None:
+    """Each once, and none if all shards met it in the same test."""
+    (race,) = shard(1, mutant="B76").examples
+    found = [replace(race, test=f"t.py::{name}", inputs=size) for name, size in (("b", "2"), ("a", "1"), ("c", "3"))]
+    (joined,) = join_examples([*found, found[0]])
+    assert joined.verdict == (*race.verdict, "By the same cause fail `t.py::b` and `t.py::c`.")
+    assert join_examples([race, race])[0].verdict == race.verdict
+
+
+def test_no_path_to_files_that_are_not_there(tmp_path: Path) -> None:
+    """A directory whose counterexample was taken away, because it could not be masked, is none to replay from."""
+    run = shard(1, 1, mutant="B76")
+    write(tmp_path, run)
+    (tmp_path / "shard-1" / "failures" / run.examples[0].id / "__pycache__").mkdir(parents=True)
+    assert merged(tmp_path)[0] == 1
+    assert load(tmp_path / "out" / "run.json").examples[0].replay == run.examples[0].replay
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,18 @@ def test_plain():
 """
 
 
+SAME_CAUSE = """
+@pytest.mark.promise("A1")
+def test_additions_of_SIZE_are_kept():
+    add = process(Operation("add", {"amount": SIZE}))
+    program = Program(adapter="storecheck.adapters:RenamingCounter", processes=(add,) * 2, files={"counter": b"0"})
+    verify(program, strategy=PreemptionBounded(1), check=lost_SIZE, check_path="test_race:lost_SIZE")
+
+def lost_SIZE(execution):
+    return None if execution.files()["counter"] == str(2 * SIZE).encode() else "an addition is lost"
+"""
+
+
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A small project with a promise."""
@@ -95,6 +107,26 @@ def test_a_race_becomes_an_example_with_files(project: pytest.Pytester, workers:
     assert (project.path / "report" / "failures" / race.id / "counterexample.json").is_file()
     assert "overwrote" in race.title
     assert race.title in (project.path / "report" / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_tests_that_fail_by_one_cause_are_one_entry(project: pytest.Pytester, first: str) -> None:
+    """The smaller example is shown, with its own files, and names the other test; the page has no id twice."""
+    sizes = ("1", "100000") if first == "small" else ("100000", "1")
+    names = [f"test_race.py::test_additions_of_{size}_are_kept" for size in sizes]
+    project.makepyfile(test_race=RACE.partition("@")[0] + "".join(SAME_CAUSE.replace("SIZE", size) for size in sizes))
+    run(project)
+    report = load(project.path / "report" / "run.json")
+    assert report.shards[0].failed == 2
+    (race,) = report.examples
+    shown, other = sorted(names, key=len)
+    assert race.test == shown
+    assert race.verdict[-1] == f"By the same cause fails `{other}`."
+    (written,) = (project.path / "report" / "failures").rglob("counterexample.json")
+    document = json.loads(written.read_text(encoding="utf-8"))
+    del document["trace"]
+    assert document == json.loads(race.inputs)
+    assert race.replay == f"storecheck replay report/failures/{race.id}/counterexample.json"
 
 
 def test_the_reproducer_fails_without_hypothesis(project: pytest.Pytester) -> None:
