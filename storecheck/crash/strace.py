@@ -194,7 +194,8 @@ class _Reader:
 
     def _path(self, call: _Call, number: int) -> str:
         """Absolute path in a path argument; relative ones are relative to the descriptor before it."""
-        text = call.text(number)
+        # CPython 3.13 lists directories by a name that ends in a slash.
+        text = call.text(number).rstrip("/") or "/"
         if text.startswith("/"):
             return text
         base = call.path_of_descriptor(number - 1) if number else ""

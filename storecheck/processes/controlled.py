@@ -122,7 +122,9 @@ class _Child:
     def kill(self) -> None:
         """SIGKILL; returns when the process is gone, with its descriptors and locks."""
         if self._process.is_alive():
-            os.kill(self._process.pid, signal.SIGKILL)
+            # Another process collects it, the fork server: it may be gone since the last line.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
         self._process.join(WAIT_S)
         self._pipe.close()
 

@@ -291,7 +291,9 @@ class _Runner:
     def kill(self) -> None:
         """SIGKILL."""
         self.killed = True
-        os.kill(self._process.pid, signal.SIGKILL)
+        # Where another process collects it, the fork server, it may be gone since it was last looked at.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
         self._process.join(LIMIT_S)
 
     def end(self) -> None:

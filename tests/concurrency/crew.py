@@ -123,7 +123,10 @@ class Child:
     def end(self) -> None:
         """Make sure that it is over, whatever state it is in."""
         if self._process.is_alive():
-            self.kill()
+            # Another process collects it, the fork server: it may be gone since the last line.
+            with contextlib.suppress(ProcessLookupError):
+                self.kill()
+            self._process.join(WAIT_S)
         self._pipe.close()
 
 
