@@ -93,7 +93,7 @@ def _details(example: Example, number: int) -> str:
             cells[point.process] = cell + (f"<br>**{_text(point.note)}**" if point.note else "")
             cells += [] if race.recorded else [f"**v{point.disk}**" if point.publishes is not None else ""]
             lines.append(f"| {point.number} | {' | '.join(cells)} |")
-    elif example.sequence is not None:
+    if example.sequence is not None:
         lines += ["| # | | Call | Disk | Returned |", "|--:|---|---|---|---|"]
         for step in example.sequence.steps:
             returned = _code(step.returned)
@@ -101,8 +101,8 @@ def _details(example: Example, number: int) -> str:
                 returned = f"✕ {returned} expected {_code(step.expected)}"
             disk = f"v{step.disk}" if step.disk_changed else "same"
             lines.append(f"| {step.number} | P{step.process + 1} | {_code(step.call)} | {disk} | {returned} |")
-    elif example.crash is not None:
-        lines += _crash(example.crash)
+    if example.crash is not None:
+        lines += ["", *_crash(example.crash)] if example.sequence is not None else _crash(example.crash)
     if example.deciding is not None:
         order = " → ".join(f"P{p.process + 1} {p.verb} ({p.number})" for p in example.deciding.points)
         lines.append(f"\nOrder that matters: **{_text(order)}**. {words.counts_sentence(example.deciding)}")
@@ -111,6 +111,9 @@ def _details(example: Example, number: int) -> str:
 
 def _crash(crash: Crash) -> Iterator[str]:
     yield from ("| # | Operation | On disk |" if crash.model else "| # | Call | |", "|--:|---|---|")
+    before = words.cut_at(crash, 0)
+    if before is not None:
+        yield f"| | **{_text(words.cut_text(before))}** | |"
     for each in crash.operations:
         mark = {"yes": "✓", "no": "✕ **no**", "": _text(each.note)}[each.persisted]
         yield f"| {each.number} | `{each.verb}` {_text(each.what)} | {mark} |"

@@ -120,6 +120,9 @@ def _sequence(sequence: Sequence) -> Table:
 
 
 def _crash(crash: Crash) -> Iterator[RenderableType]:
+    before = words.cut_at(crash, 0)
+    if before is not None:
+        yield Text(f"  - {words.cut_text(before)} -", style="bold red")
     for operation in crash.operations:
         mark = {"yes": "✓ on disk", "no": "✕ not on disk", "": operation.note}[operation.persisted]
         style = "red" if operation.persisted == "no" or operation.note.startswith("✕") else ""

@@ -108,11 +108,11 @@ def example_size(example: Example) -> str:
     elif example.race is not None:
         lanes = len(example.race.lanes)
         size = f"{lanes} process{'' if lanes == 1 else 'es'} · {plural(len(example.race.points), 'point')}"
-    elif example.sequence is not None:
-        size = plural(len(example.sequence.steps), "step")
     elif example.crash is not None:
         noun = "failing call" if example.crash.is_failing_call else "disk state"
         size = f"{example.crash.broken} of {plural(example.crash.states, noun)}"
+    elif example.sequence is not None:
+        size = plural(len(example.sequence.steps), "step")
     else:
         size = "no counterexample"
     shards = f" · shard{'s' if len(example.shards) > 1 else ''} {', '.join(map(str, example.shards))}"

@@ -41,10 +41,12 @@ from storecheck.crash import (
     Violation,
     crash_states,
     machine_with,
+    record,
 )
 from storecheck.crash.recording import BOOT_TAKES_NS
 from storecheck.crash.recovery import CrashReport
 from storecheck.machine import MOUNT, Machine, MachineParameters, Process
+from storecheck.machine.events import Marked
 from storecheck.program import Program
 from storecheck.report import document
 from storecheck.report.calls import Call, CallError, spell, understand
@@ -172,10 +174,70 @@ def _scenario_lines(scenario: Scenario, state: CrashState, *, steps: int) -> Ite
     yield spell("power_loss", state.model.name, event=state.event, lost=lost_in(state))
 
 
+def hold_recovery(report: CrashReport, first: CrashState, *, scenario: Scenario, oracle: Oracle) -> None:
+    """Fail because a second power loss, during the first save after the `first`, leaves what no store may be left in.
+
+    Raises:
+        AssertionError: with a counterexample attached.
+    """
+    if report.failures:
+        error = AssertionError(str(report))
+        failure = report.failures[0]
+        lines = list(_scenario_lines(scenario, first, steps=max(oracle.window(first).begun, 1)))
+        lines.append(
+            spell("second_loss", failure.state.model.name, event=failure.state.event, lost=lost_in(failure.state))
+        )
+        attach(error, player=PLAYER, lines=lines, title=str(failure.violation), promise="WRITE3")
+        raise error
+
+
+def recovery_after(scenario: Scenario, state: CrashState, process: SerialProcess) -> tuple[Recording, Oracle]:
+    """The first save after a power loss, and what must be found if the power goes again during it.
+
+    Raises:
+        AssertionError: the store does not come up.
+    """
+    entry = state.tree.get(scenario.file)
+    recovery = Recovery(scenario, process)
+    machine = machine_with(state.tree)
+    machine.monotonic_ns += BOOT_TAKES_NS
+    problems: list[str | None] = []
+    recording = record(machine, lambda: problems.append(recovery.recover(machine, entry)))
+    assert problems == [None]
+    before = None if entry is None else entry.content
+    after = machine.files()[scenario.file]
+    # The recovery makes no marks: until it is over, the version before is as good as the version after.
+    oracle = Oracle(path=scenario.file, versions=[before, after], marks=["begin 1"])
+    begun = Marked(step=0, process=0, label="begin 1")
+    return Recording(disk=recording.disk, events=(begun, *recording.events)), oracle
+
+
+def _second_crash(scenario: Scenario, first: RecordedCrash, call: Call) -> RecordedCrash | None:
+    """The second power loss that a line names, if it is still possible and still wrong."""
+    watching = _Watching(store_process())
+    recording, oracle = recovery_after(scenario, first.state, cast("SerialProcess", watching))
+    places = {index + 1: place for index, place in watching.by_event.items() if place}  # after the mark
+    run = RecordedRun(recording=recording, oracle=oracle, places=places, sources=watching.sources)
+    state = _state_in(run, call)
+    violation = None if state is None else oracle.judge(state)
+    if state is None or violation is None:
+        return None
+    return RecordedCrash(run=run, state=state, violation=violation, call="update", earlier=first)
+
+
+def _state_in(run: RecordedRun, call: Call) -> CrashState | None:
+    """The state that a line names, if it is still possible."""
+    for state in states_under(run.recording, model_named(str(call.arguments[0]))):
+        if state.event == call.keywords["event"] and lost_in(state) == call.keywords["lost"]:
+            return state
+    return None
+
+
 def _play_scenario(lines: Sequence[str], understood: Sequence[Call]) -> Told:
     tree, file = cast("tuple[dict[str, Entry], str]", understood[0].arguments)
     processes: list[tuple[Step, ...]] = []
-    for call in understood[1:-1]:
+    losses = [call for call in understood if call.name in ("power_loss", "second_loss")]
+    for call in understood[1 : -len(losses)]:
         if call.name == "process":
             processes.append(())
         else:
@@ -184,11 +246,13 @@ def _play_scenario(lines: Sequence[str], understood: Sequence[Call]) -> Told:
     scenario = Scenario(name="told", processes=tuple(processes), tree=tree, file=file, **options)
     watching = _Watching(store_process())
     recording, oracle = record_scenario(scenario, cast("SerialProcess", watching))
-    recovery = Recovery(scenario, store_process())
-    crash = _crash_in(watching.run_of(recording, oracle), understood[-1], recovery)
+    run = watching.run_of(recording, oracle)
+    crash = _crash_in(run, losses[0], Recovery(scenario, store_process()), judged=len(losses) == 1)
+    begun = 0 if crash is None else oracle.window(crash.state).begun
+    if crash is not None and len(losses) > 1:
+        crash = _second_crash(scenario, crash, losses[1])
     if crash is None:
         return Told(file=file, steps=(), finding=None)
-    begun = oracle.window(crash.state).begun
     kinds = [step.kind for process in processes for step in process]
     shown = [(number, line) for number, line in enumerate(lines) if line.startswith("do(")]
     return Told(
@@ -199,7 +263,7 @@ def _play_scenario(lines: Sequence[str], understood: Sequence[Call]) -> Told:
         ),
         finding=ToldFinding(about=crash.violation.kind, message=f"{crash.violation}\n{crash.state}"),
         environment=_environment(crash.state),
-        crash=replace(crash, call=kinds[max(begun, 1) - 1]),
+        crash=crash if crash.earlier is not None else replace(crash, call=kinds[max(begun, 1) - 1]),
     )
 
 
@@ -209,22 +273,20 @@ def _owners(processes: Sequence[Sequence[Step]]) -> Iterator[int]:
             yield number
 
 
-def _crash_in(run: RecordedRun, call: Call, recovery: Recovery) -> RecordedCrash | None:
-    """The state that a line names, if it is still possible and still wrong."""
-    model = model_named(str(call.arguments[0]))
+def _crash_in(run: RecordedRun, call: Call, recovery: Recovery, *, judged: bool) -> RecordedCrash | None:
+    """The state that a line names, if it is still possible and, where that is `judged`, still wrong."""
 
     def recover(state: CrashState) -> str | None:
         found = run.oracle.version_found(state)
         return None if found is None else recovery(state, found)
 
-    for state in states_under(run.recording, model):
-        if state.event == call.keywords["event"] and lost_in(state) == call.keywords["lost"]:
-            recorded = RecordedCrash(
-                run=run, state=state, violation=Violation("recovery", ""), call="", recover=recover
-            )
-            violation = recorded.judge(state)
-            return None if violation is None else replace(recorded, violation=violation)
-    return None
+    state = _state_in(run, call)
+    if state is None:
+        return None
+    nothing = Violation("recovery", "")
+    recorded = RecordedCrash(run=run, state=state, violation=nothing, call="", recover=recover)
+    violation = recorded.judge(state) if judged else nothing
+    return None if violation is None else replace(recorded, violation=violation)
 
 
 def lost_in(state: CrashState) -> tuple[str, ...]:
