@@ -32,7 +32,7 @@ _ITEMS: Final[dict[type, Callable[[Any], Iterator[Any]]]] = {
     frozenset: frozenset.__iter__,
 }
 _QUOTED: Final = re.compile(r"'([^'\n]*)'|\"([^\"\n]*)\"")
-_DIFFERS: Final = re.compile(r"^[-+] (.*\S)", re.MULTILINE)
+_DIFFERS: Final = re.compile(r"^ {0,4}[-+] (.*\S)", re.MULTILINE)
 _LOOKED_UP: Final = ("get", "pop", "getattr")
 
 
@@ -153,7 +153,7 @@ def _name_of(node: ast.expr) -> str:
 
 
 def _leads_to_a_secret(node: ast.expr) -> bool:
-    """`token`, `settings.token`, `entry["token"]`, `load_token()`, `entry.get("token")`, each followed by anything."""
+    """`token`, `settings.token`, `entry["token"]`, `load_token()`, `entry.get("token")`, followed by or in anything."""
     while True:
         if is_secret_key(_name_of(node)):
             return True
@@ -167,6 +167,11 @@ def _leads_to_a_secret(node: ast.expr) -> bool:
                 node = func
             case ast.Attribute(value=inner) | ast.Subscript(value=inner) | ast.Await(value=inner):
                 node = inner
+            case ast.BinOp(left=left, right=right):
+                return _leads_to_a_secret(left) or _leads_to_a_secret(right)
+            case ast.JoinedStr(values=parts):
+                shown = (part.value for part in parts if isinstance(part, ast.FormattedValue))
+                return any(map(_leads_to_a_secret, shown))
             case _:
                 return False
 

@@ -12,6 +12,9 @@ SHORT: Final = "x7Q"
 """Shorter than what is masked elsewhere than at its key."""
 
 NUMBER: Final = 80461355
+ALONE: Final = "swordfish"
+"""How the secrets of plain tests begin: each has its own, which no counterexample and no other test makes known."""
+
 
 SUBJECT = '''
 """A store that forgets to lock and to sync, and its model."""
@@ -174,53 +177,58 @@ test_machine = Machine.TestCase
 test_machine.settings = settings(max_examples=50, derandomize=True, database=None)
 
 
-def load():
-    return dict(ENTRY)
+def alone(number):
+    return "sword" + f"fish-{number}-alone"
+
+
+def load(number):
+    return {"authToken": alone(number), "model": "opus"}
 
 
 def test_plain_comparison():
-    print("captured", SECRET)
-    assert load() == {"authToken": "sesame"}
+    print("captured", alone(1))
+    assert load(1) == {"authToken": "sesame"}
 
 
 def test_plain_value():
-    assert load()["authToken"] == "other"
+    assert load(2)["authToken"] == "other"
 
 
 def test_plain_lines():
-    assert load()["authToken"] + " and a long text that pytest cuts" == "other and another long text that is cut"
+    assert load(3)["authToken"] + " and a long text that pytest cuts" == "other and another long text that is cut"
 
 
 def test_plain_error():
-    entry = load()
+    entry = load(4)
     raise RuntimeError("cannot use " + entry["authToken"])
 
 
 class Settings:
     def __init__(self):
-        self.token = SECRET
+        self.token = alone(5)
 
 
 def test_plain_attribute():
-    assert Settings().token.startswith("other"), f"seen {Settings().token}"
+    used = Settings()
+    assert used.token.startswith("other"), f"seen {used.token}"
 
 
 def test_bytes():
-    assert {"authToken": SECRET.encode()} == {}
+    assert {"authToken": alone(6).encode()} == {}
 
 
-@pytest.mark.parametrize("token", [SECRET])
+@pytest.mark.parametrize("token", [alone(7)])
 def test_with_an_id(token):
     assert token is None
 
 
 @settings(max_examples=5, derandomize=True, database=None)
-@given(st.fixed_dictionaries({"authToken": st.just(SECRET), "n": st.integers(5)}))
+@given(st.fixed_dictionaries({"authToken": st.just(alone(8)), "n": st.integers(5)}))
 def test_drawn(entry):
     raise ValueError(f"cannot store it: {list(entry.values())}")
 
 
-@pytest.mark.xfail(reason=f"token={SECRET}")
+@pytest.mark.xfail(reason=f"token={alone(9)}")
 def test_known():
-    assert load() == 1
+    assert load(9) == 1
 '''
