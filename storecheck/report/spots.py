@@ -151,4 +151,5 @@ def _nested(text: str, start: int) -> tuple[list[Spot], int]:
             found.append(Spot(*match.span("number"), bare=True))
         elif match["quoted"] is not None and match["colon"] is None:
             found.append(Spot(*match.span("quoted"), bare=False))
-    return found, start + MAX_NESTED_CHARACTERS
+    # Nothing closes it: a text that was cut off, or code that was taken for a value. Elsewhere these words are others.
+    return [replace(spot, bare=True) for spot in found], start + MAX_NESTED_CHARACTERS

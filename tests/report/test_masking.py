@@ -111,6 +111,14 @@ def test_a_secret_is_masked_in_other_spellings_and_cut_off() -> None:
         assert "swordfish" not in mask_text(text, {secret}).lower()
 
 
+def test_what_may_be_code_is_masked_in_its_place_only() -> None:
+    """A bracket that nothing closes: its words stand in other texts for something else."""
+    text = f"token = compile(['{SECRET}', 'model'"
+    assert mask_text(text) == f"token = compile(['{MASK}', '{MASK}'"
+    assert secret_values([text]) <= {SECRET}
+    assert secret_values([f"{text}])"]) == {SECRET, "model"}
+
+
 def test_a_number_is_masked_as_a_whole_only() -> None:
     """A secret number is no part of a time stamp."""
     value = {"token": 1767, "at": "1767225600 and 1767"}
