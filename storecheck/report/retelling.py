@@ -69,7 +69,7 @@ def told_example_of(document: ToldCounterexample, origin: Origin) -> Example:
         document=document.to_json(),
         environment=told.environment,
         origin=origin,
-        title=sequence_title(sequence),
+        title=told.finding.title or sequence_title(sequence),
         verdict=sequence_verdict(sequence),
         fingerprint=fingerprint_of(origin.promise, "sequence", order, ()),
         replays=replays,

@@ -34,11 +34,13 @@ class ToldFinding:
         about: what differs, such as `returned`; the same for the same failure.
         message: as the test said it.
         differences: expected against found, field by field; empty if it was no comparison.
+        title: a sentence about the data, where the differences alone do not say what they mean.
     """
 
     about: str
     message: str
     differences: tuple[Difference, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ damage of other kinds; every operation must refuse them, leave every byte alone,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from models.crashes import (
     CORRUPT_MARK,
     FILE,
     Scenario,
-    content_at,
     expected_sessions,
     open_store,
     store_bytes,
@@ -27,6 +25,7 @@ from storecheck.crash.calibration import saver_process
 from storecheck.crash.oracle import Violation
 from storecheck.machine import MOUNT, Machine, MachineParameters, Process
 from storecheck.pytest_plugin import Evidence
+from tests.crash.refusing import Refusals
 
 VERSIONS = [store_bytes(sessions=4, size_bytes=2_500, generation=number) + b"\n" * number for number in range(2)]
 CARELESS = ("no sync at all", "in place, truncating", "in place", "fsync before last write")
@@ -67,48 +66,23 @@ DAMAGE = {
     "infinite": b'{"a": {"b": 1e999}}',
     "followed by something": VERSIONS[0] + VERSIONS[0],
 }
-OPERATIONS: dict[str, Callable[[Any], object]] = {
-    "load": lambda store: store.load(),
-    "uncached load": lambda store: store.load(skip_cache=True),
-    "read": lambda store: store.read("agent:main:0"),
-    "update": lambda store: store.update(lambda draft: draft.clear()),
-    "save": lambda store: store.save({}),
-}
+ALL = ("load", "load_uncached", "read", "update", "save")
 
 
-def refusals(content: bytes) -> list[str]:
-    """What is wrong with how the store treats a file of this content; every operation is tried in one process."""
-    process = store_process()
-    machine = machine_with({FILE: Entry("file", content)})
-    problems: list[str] = []
-
-    def try_all(_: Process) -> None:
-        corrupt = process.modules["sessionstore"].CorruptStoreError
-        store = open_store(process.modules, Scenario(name="", processes=()))
-        for name, operation in OPERATIONS.items():
-            try:
-                result = operation(store)
-            except corrupt as error:  # noqa: PERF203 - one after the other, each judged
-                if error.path != f"{MOUNT}/{FILE}" or not 0 <= error.offset <= len(content):
-                    problems.append(f"{name}: wrong place, {error.path} at {error.offset}")
-            except Exception as error:  # noqa: BLE001 - which one escaped is what the test tells
-                problems.append(f"{name}: {type(error).__name__}: {error}"[:200])
-            else:
-                problems.append(f"{name}: accepted, returned {result!r}"[:200])
-
-    process.run(machine, try_all)
-    if content_at(machine, FILE) != content:
-        problems.append("the file was changed")
-    if [path for path, _ in machine.walk() if path not in (FILE, f"{FILE}.flock")]:
-        problems.append(f"left {sorted(machine.files())}")
-    return problems
+def refuse(content: bytes) -> None:
+    """Try every operation, in one process, on a file of this content, which must be refused."""
+    refusals = Refusals()
+    refusals.file(content, corrupt=True)
+    for name in ALL:
+        refusals.do(name)
+    refusals.hold(promise="READ2")
 
 
 @pytest.mark.promise("READ2")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_corrupt_files_are_refused_and_stay(damage: str) -> None:
     """READ2: no operation accepts or changes a damaged file, and CorruptStoreError is the only error."""
-    assert refusals(DAMAGE[damage]) == []
+    refuse(DAMAGE[damage])
 
 
 @pytest.mark.promise("READ2")
@@ -120,7 +94,7 @@ def test_what_careless_savers_leave_behind_is_refused(saver: str, evidence: Evid
     assert torn
     for content in torn:
         evidence.add(crash_states=1)
-        assert refusals(content) == []
+        refuse(content)
 
 
 @pytest.mark.promise("READ1")
@@ -132,12 +106,11 @@ def test_a_missing_file_is_an_empty_store_and_a_missing_permission_is_not() -> N
         return process.run(machine, lambda _: dict(_open(process).load()))
 
     assert load(machine_with({})) == {}
-    unreadable = machine_with({FILE: Entry("file", VERSIONS[0], mode=0o000)})
-    with pytest.raises(PermissionError):
-        load(unreadable)
-    with pytest.raises(PermissionError):
-        process.run(unreadable, lambda _: _open(process).update(dict))
-    assert content_at(unreadable, FILE) == VERSIONS[0]
+    unreadable = Refusals()
+    unreadable.file(VERSIONS[0], mode=0o000)
+    for name in ALL:
+        unreadable.do(name)
+    unreadable.hold(promise="READ1")
     directory = machine_with({FILE: Entry("directory", mode=0o755)})
     with pytest.raises(process.modules["sessionstore"].StoreError):
         load(directory)
@@ -150,15 +123,15 @@ def _open(process: Any) -> Any:
 @pytest.mark.promise("WRITE8")
 def test_a_read_only_file_is_not_replaced() -> None:
     """WRITE8: a file that the process may not write stays as it is, although its directory allows a rename."""
-    process = store_process()
-    machine = machine_with({FILE: Entry("file", VERSIONS[0], mode=0o444)})
-    add = functools.partial(_add_session, process)
-    with pytest.raises(PermissionError):
-        process.run(machine, add)
-    assert content_at(machine, FILE) == VERSIONS[0]
-    assert sorted(path for path, _ in machine.walk()) == [FILE, f"{FILE}.flock"]
+    read_only = Refusals()
+    read_only.file(VERSIONS[0], mode=0o444)
+    for name in ("load", "add", "save"):
+        read_only.do(name)
+    read_only.hold(promise="WRITE8")
+    assert sorted(path for path, _ in read_only.machine.walk()) == [FILE, f"{FILE}.flock"]
     as_root = machine_with({FILE: Entry("file", VERSIONS[0], mode=0o444)}, MachineParameters(uid=0, gid=0))
-    process.run(as_root, add)
+    process = store_process()
+    process.run(as_root, functools.partial(_add_session, process))
     inode = as_root.mount.entries[FILE]
     assert (inode.mode, inode.uid, inode.gid) == (0o444, 1000, 1000)
     assert bytes(inode.content) != VERSIONS[0]
@@ -171,15 +144,10 @@ def _add_session(process: Any, _: Process) -> None:
 @pytest.mark.promise("READ2")
 def test_repairs_within_one_second_keep_both_copies() -> None:
     """READ2: two repairs at the same time of the clock set aside the bytes of both corrupt files."""
-    process = store_process()
-    machine = machine_with({FILE: Entry("file", DAMAGE["truncated"])})
-    repair = process.modules["sessionstore.cli.repair"].repair
-
-    def repair_now(_: Process) -> None:
-        repair(f"{MOUNT}/{FILE}", lock_timeout_s=0)
-
-    process.run(machine, repair_now)
-    machine.mount.entries[FILE].content[:] = DAMAGE["array"]
-    process.run(machine, repair_now)
-    copies = {content for path, content in machine.files().items() if CORRUPT_MARK in path}
+    repairs = Refusals()
+    for damage in ("truncated", "array"):
+        repairs.file(DAMAGE[damage], corrupt=True)
+        repairs.repair()
+    repairs.hold(promise="READ2")
+    copies = {content for path, content in repairs.machine.files().items() if CORRUPT_MARK in path}
     assert copies == {DAMAGE["truncated"], DAMAGE["array"]}

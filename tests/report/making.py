@@ -123,6 +123,16 @@ FAILING_TESTS = (
         node="tests/crash/test_power_loss.py::test_power_loss_during_recovery_recovers[growth over several blocks]",
     ),
     FailingTest(
+        name="refused-B84",
+        mutant="B84",
+        node="tests/crash/test_refused_files.py::test_corrupt_files_are_refused_and_stay[array]",
+    ),
+    FailingTest(
+        name="refused-B41",
+        mutant="B41",
+        node="tests/crash/test_refused_files.py::test_a_read_only_file_is_not_replaced",
+    ),
+    FailingTest(
         name="machine-B27",
         mutant="B27",
         node="tests/crash/test_power_loss_machine.py::test_histories_with_power_losses",

@@ -30,7 +30,7 @@ def schema(name: str) -> Any:
 def test_there_are_golden_documents_of_different_kinds() -> None:
     """Ten planted bugs, among them races, sequences and crashes, and failing tests of this project."""
     kinds = [document.load(path).examples[0].kind for path in RUNS]
-    assert len(RUNS) == 19
+    assert len(RUNS) == 21
     assert set(kinds) == {"race", "sequence", "crash"}
 
 

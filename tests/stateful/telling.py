@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models import specification, workloads
@@ -301,7 +301,17 @@ class _Play:
         if self.checker.taken:
             self.taken.setdefault(number, self.checker.taken[-1])
         self._tell(number, call, name=name, before=before, existed=existed, finding=finding)
-        return finding
+        return finding if finding is None or finding.about != "work done" else self._with_title(finding)
+
+    def _with_title(self, finding: ToldFinding) -> ToldFinding:
+        """Counters that differ say something about the data: which version was taken for another."""
+        step, first = self.steps[-1], finding.differences[0]
+        fewer = int(first.found or 0) < int(first.expected or 0)
+        meant = _MEANT.get((first.field, fewer))
+        if meant is None:
+            return finding
+        name = step.call.partition("(")[0]
+        return replace(finding, title=f"P{step.process + 1}'s {name} {meant.format(version=f'v{step.disk}')}")
 
     def _wrong_answer(self, call: Call, name: str) -> ToldFinding | None:
         """What is wrong with the answer: where the work differs, the answer mostly does, and says more."""
@@ -393,6 +403,19 @@ class _Play:
         held = {bytes(found) for found in reachable(process) if isinstance(found, bytes | bytearray)}
         numbers = [number for number, content in enumerate(versions) if content is not None and content in held]
         return f"holds v{numbers[-1]}" if numbers else "holds no content"
+
+
+_MEANT: Mapping[tuple[str, bool], str] = {
+    ("file_reads", True): "answers for {version} of the file without having read it",
+    ("file_reads", False): "reads {version} of the file again, which it knew",
+    ("parses", True): "takes {version} of the file for content that it knew",
+    ("parses", False): "parses {version} of the file again, which it knew",
+    ("snapshot_reuses", True): "does not build on a base that is {version} of the file",
+    ("snapshot_reuses", False): "builds on a base that is not {version} of the file",
+    ("writes", True): "leaves {version} of the file, which it had to replace",
+    ("writes", False): "writes {version} of the file although nothing changed",
+}
+"""What it means for the data that a counter of the store is lower (True) or higher than the model's."""
 
 
 def _finding(error: DisagreementError) -> ToldFinding:
