@@ -16,9 +16,12 @@ MASK: Final = "••••"
 
 _WORDS: Final = frozenset(
     {"secret", "password", "passwd", "passphrase", "token", "apikey", "authorization", "cookie", "credential"}
-    | {"credentials", "bearer", "jwt"}
+    | {"credentials", "bearer", "jwt", "pwd", "secrets", "passwords", "cookies", "apikeys"}
 )
-_PAIRS: Final = frozenset({("api", "key"), ("private", "key"), ("access", "key"), ("signing", "key"), ("auth", "key")})
+_PAIRS: Final = frozenset(
+    {("api", "key"), ("api", "keys"), ("private", "key"), ("access", "key"), ("signing", "key"), ("auth", "key")}
+    | {("encryption", "key"), ("account", "key")}
+)
 _NAME: Final = re.compile(r"-{0,2}[A-Za-z_][\w.-]{0,80}")
 _CAMEL: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 NO_SECRETS: Final = frozenset({"", "None", "True", "False", "null", "true", "false", MASK})
@@ -42,6 +45,9 @@ _QUOTED_KEY: Final = re.compile(
 """A quoted key and the quoted text after it: `SetField("main", "apiKey", "…")`, `field="apiKey", value="…"`."""
 
 _IS_VALUE: Final = re.compile(r"[:=]\s{0,4}[bBrRuUfF]{0,2}\Z")
+BEFORE_CHARACTERS: Final = 8
+"""So far before a quoted text there may be what makes it a value."""
+
 _OPTION: Final = re.compile(r"--(?P<key>[A-Za-z][\w-]{0,80}) +(?![\s-])")
 
 _QUOTE: Final = r"[bBrRuUfF]{0,2}(?P<quote>\\{0,32}(?:\"{3}|'{3}|[\"']))"
@@ -122,7 +128,11 @@ def _after(keyed: re.Pattern[str], text: str) -> Iterator[Spot]:
         names = (match["key"], (groups.get("newline") or "") + match["key"])
         if match.start() < done or not any(map(is_secret_key, names)):
             continue
-        if "named" in groups and groups["named"] is None and _IS_VALUE.search(text, 0, match.start()):
+        if (
+            "named" in groups
+            and groups["named"] is None
+            and _IS_VALUE.search(text, max(0, match.start() - BEFORE_CHARACTERS), match.start())
+        ):
             continue  # {"label": "token", "model": "…"}: what follows is another member
         value = _VALUE.match(text, match.end())
         if value is None:

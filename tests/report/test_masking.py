@@ -30,7 +30,7 @@ SECRET = "correct-horse-battery"
 
 
 @pytest.mark.parametrize(
-    "key", ["apiKey", "auth_token", "PASSWORD", "Cookie", "client-secret", "privateKey", "api_key"]
+    "key", ["apiKey", "auth_token", "PASSWORD", "Cookie", "client-secret", "privateKey", "api_key", "secrets", "pwd"]
 )
 def test_keys_of_secrets_are_recognised(key: str) -> None:
     """A key that reads like a secret's is one."""
@@ -147,8 +147,9 @@ def test_short_values_and_base64_are_masked_at_their_keys() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * 200_000, "\\" * 100_000, "token=(" * 20_000, 'token=("' * 20_000, '"token": ' * 20_000, "a." * 50_000,
-        "://aaaa:" * 20_000, "where 'x' " * 10_000, "'a', " * 40_000, "token" + " " * 200_000,
+        "x" * 200_000, "\\" * 100_000, "token=(" * 20_000, 'token=("' * 20_000, '"token": ' * 20_000, "a." * 25_000,
+        "://aaaa:" * 20_000, "where 'x' " * 10_000, "'a', " * 40_000, "token" + " " * 200_000, "'token', a, " * 20_000,
+        "'token', 'a', " * 10_000,
     ],
     ids=lambda text: text[:10],
 )  # fmt: skip
