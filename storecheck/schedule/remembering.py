@@ -167,10 +167,6 @@ class Request:
         self.act = functools.partial(site.call, *self.arguments, **self.options)
         return self.act
 
-    def asks_for(self, site: Site, arguments: Arguments, options: Options) -> bool:
-        """Whether it is for this call."""
-        return self.site is site and self.arguments == arguments and self.options == options
-
     def same_as(self, other: Request) -> bool:
         """Whether the two ask for the same."""
         return (
@@ -232,18 +228,31 @@ class Moment:
 class Memory:
     """What is known of one process of a program, kept from run to run: up to `moments_max` moments."""
 
-    __slots__ = ("beginning", "is_usable", "moments", "moments_max")
+    __slots__ = ("_requests", "beginning", "is_usable", "moments", "moments_max")
 
     def __init__(self, *, moments_max: int) -> None:
         self.moments_max = moments_max
         self.beginning = Moment(None, 0, None)
         self.moments = 0
         self.is_usable = True
+        self._requests: dict[tuple[Site, Arguments, tuple[type, ...]], Request] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self.beginning = Moment(None, 0, None)
         self.moments = 0
+        self._requests.clear()
+
+    def request(self, site: Site, arguments: Arguments) -> Request:
+        """The request for a call: one for all moments in which it is made."""
+        # What is equal need not be the same to a call: 1 and 1.0.
+        kinds = tuple(map(type, arguments))
+        request = self._requests.get((site, arguments, kinds))
+        if request is None:
+            request = Request(site.kind, site.name, site=site, arguments=arguments)
+            if self.moments < self.moments_max and tuple not in kinds:
+                self._requests[site, arguments, kinds] = request
+        return request
 
 
 class Ending:
@@ -433,9 +442,9 @@ class Recollection:
             plain = arguments
         if self._feeder is not None:
             if self.moment is not None:
-                return self._hand_back(self._request(self._fed, site, plain, options))
+                return self._hand_back(self._request(site, plain, options))
         elif self.moment is not None:
-            self._requests(self._request(self.moment, site, plain, options))
+            self._requests(self._request(site, plain, options))
         executor, kind = self._executor, site.kind
         try:
             if kind == NOTICED or (kind == DEPENDS and site.is_shared(plain)):
@@ -447,12 +456,10 @@ class Recollection:
             raise
         return self._perform(site, plain, options)
 
-    def _request(self, moment: Moment, site: Site, arguments: Arguments, options: Options) -> Request:
-        """The request for a call: that of the moment, if it is the same."""
-        known = moment.request
-        if known is not None and known.asks_for(site, arguments, options):
-            return known
-        return Request(site.kind, site.name, site=site, arguments=arguments, options=options)
+    def _request(self, site: Site, arguments: Arguments, options: Options) -> Request:
+        if options:
+            return Request(site.kind, site.name, site=site, arguments=arguments, options=options)
+        return self._memory.request(site, arguments)
 
     def _perform(self, site: Site, arguments: Arguments, options: Options) -> Any:
         try:

@@ -18,7 +18,7 @@ from storecheck.machine.disk import READ
 from storecheck.program import ProcessProgram
 from storecheck.runner import Execution, Remember, Runner
 from storecheck.schedule import Strategy, remembering
-from storecheck.schedule.remembering import NotDeterministic
+from storecheck.schedule.remembering import NOTICED, Memory, NotDeterministic, Site
 from storecheck.schedule.strategies import PrefixChooser
 from tests.storecheck import outside_state
 
@@ -227,3 +227,24 @@ def test_memory_and_what_needs_all_code_exclude_each_other() -> None:
 
     with pytest.raises(ValueError, match="remember='no'"):
         Runner(own("Told", ("add",))).run(PrefixChooser(b""), step_log=Log(), remember="yes")
+
+
+def test_a_call_that_is_made_often_is_one_request_unless_its_arguments_are_of_other_kinds() -> None:
+    """What is equal need not be the same to a call: `read(3, 1)` answers, `read(3, 1.0)` is a TypeError."""
+    site = Site("read", lambda *arguments: arguments, kind=NOTICED)
+    memory = Memory(moments_max=10)
+    request = memory.request(site, (3, 1))
+    assert memory.request(site, (3, 1)) is request
+    for other in ((3, 1.0), (3, True), (3, 2)):
+        made = memory.request(site, other)
+        assert made is not request
+        assert list(map(type, made.complete()())) == list(map(type, other))
+    memory.clear()
+    assert memory.request(site, (3, 1)) is not request
+
+
+def test_requests_end_where_moments_do() -> None:
+    """A full memory keeps no more requests either."""
+    site = Site("read", lambda *arguments: arguments, kind=NOTICED)
+    memory = Memory(moments_max=0)
+    assert memory.request(site, (3,)) is not memory.request(site, (3,))
