@@ -24,6 +24,8 @@ MAX_OBJECTS: Final = 5_000
 
 MAX_DEPTH: Final = 8
 MAX_TEXT_CHARACTERS: Final = 200_000
+"""Of all texts in one frame, and of what an error says."""
+
 
 _ITEMS: Final[dict[type, Callable[[Any], Iterator[Any]]]] = {
     list: list.__iter__,
@@ -78,6 +80,7 @@ class _Plain:
 
     def __init__(self) -> None:
         self._left = MAX_OBJECTS
+        self._characters_left = MAX_TEXT_CHARACTERS
 
     def of(self, value: Any, depth: int = 0) -> Any:
         """The value, or None for what has nothing to tell."""
@@ -86,7 +89,9 @@ class _Plain:
         if self._left < 0 or depth > MAX_DEPTH or issubclass(kind, ModuleType | FunctionType | type):
             return None
         if issubclass(kind, str | bytes):
-            return (str if issubclass(kind, str) else bytes).__getitem__(value, slice(MAX_TEXT_CHARACTERS))
+            text = (str if issubclass(kind, str) else bytes).__getitem__(value, slice(max(self._characters_left, 0)))
+            self._characters_left -= len(text)
+            return text
         if kind in (int, float):
             return value
         if issubclass(kind, dict):
