@@ -19,7 +19,7 @@ from typing import Any, Final, get_args
 from urllib.parse import quote
 
 from storecheck.report.codec import decode, encode, members_of
-from storecheck.report.document import Allowed, Importance, Kind, Persisted, Run
+from storecheck.report.document import Allowed, CutKind, Importance, Kind, Persisted, Run
 from storecheck.report.spots import MASK, NO_SECRETS, is_secret_key, is_secret_name, spots
 from storecheck.verdict import PromiseOutcome
 
@@ -39,7 +39,7 @@ _VALUES: Final = frozenset({"value", "values", "expected", "found"})
 """Members that hold the value of what `field`, `name` or `key` beside them names."""
 
 _OWN_WORDS: Final = frozenset(
-    word for closed in (Kind, Importance, Persisted, Allowed, PromiseOutcome) for word in get_args(closed)
+    word for closed in (Kind, Importance, Persisted, Allowed, CutKind, PromiseOutcome) for word in get_args(closed)
 )
 """Words that members of run documents are limited to: a secret that happens to be one must not break the document."""
 

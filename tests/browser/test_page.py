@@ -33,7 +33,19 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 TIMEOUT_MS = 20_000
-SHOWN = ("B76", "B87", "B27", "B54", "B48", "machine-B54", "history-B27", "machine-B27")
+SHOWN = (
+    "B76",
+    "B87",
+    "B27",
+    "B54",
+    "B48",
+    "machine-B54",
+    "history-B27",
+    "machine-B27",
+    "fault-B33",
+    "recorded-B76",
+    "recovery-B25",
+)
 
 CONTRAST = """() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number);
