@@ -479,16 +479,14 @@ def _column(lost: Iterable[Change]) -> int:
 def _grid(crash: RecordedCrash, *, first: int, last: int) -> tuple[tuple[CrashRow, ...], int, int]:
     """All states of the call, row by moment, column by what is lost; how many are distinct and how many are wrong."""
     run, here = crash.run, crash.state
-    names = _names(run.recording)
     rows: list[CrashRow] = []
     distinct: set[object] = set()
     wrong: set[object] = set()
-    number = 0
+    labels = _labels(crash, first=first, last=last)
     for event in range(first + 1, last + 1):
         done = run.recording.events[event - 1]
         if isinstance(done, Marked) and done.label.startswith("begin"):
             continue
-        number += 1
         prefix = Recording(disk=run.recording.disk, events=run.recording.events[:event], owner=run.recording.owner)
         cells: dict[int, list[tuple[str, bool, bool]]] = {}
         for state in crash_states(prefix, here.model, cuts=1, first_event=event):
@@ -501,11 +499,29 @@ def _grid(crash: RecordedCrash, *, first: int, last: int) -> tuple[tuple[CrashRo
             found = run.oracle.version_found(state)
             text = "damaged" if found is None else "no file" if run.oracle.versions[found] is None else f"v{found}"
             cells.setdefault(_column(state.lost), []).append((text, broken, is_here))
-        verb, _ = _shown_event(done, names)
-        rows.append(
-            CrashRow(after=f"{number} {verb}", cells=tuple(_cell(cells.get(column, [])) for column in range(4)))
-        )
+        rows.append(CrashRow(after=labels[event - 1], cells=tuple(_cell(cells.get(column, [])) for column in range(4))))
     return tuple(rows), len(distinct), len(wrong)
+
+
+def _labels(crash: RecordedCrash, *, first: int, last: int) -> Mapping[int, str]:
+    """Number and verb that an event's operation has in the list of operations, by the event's index."""
+    events = crash.run.recording.events
+    if crash.fault is not None:
+        calls = shown_calls(crash.fault)
+        labels = {index: f"{number} {call.verb}" for number, call in calls for index in call.events}
+        after = max((number for number, _ in calls), default=0) + 1  # the acknowledgement is no call
+        return {index: labels.get(index, f"{after} return") for index in range(first, last)}
+    number = 0
+    if crash.earlier is not None:
+        begun, _ = _call_around(crash.earlier.run.recording.events, crash.earlier.state.event)
+        number = sum(1 for _ in _operations(crash.earlier, first=begun))
+    names = _names(crash.run.recording)
+    found: dict[int, str] = {}
+    for index in range(first, last):
+        event = events[index]
+        number += not (isinstance(event, Marked) and event.label.startswith("begin"))
+        found[index] = f"{number} {_shown_event(event, names)[0]}"
+    return found
 
 
 def _cell(states: list[tuple[str, bool, bool]]) -> CrashCell:

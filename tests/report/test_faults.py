@@ -113,6 +113,8 @@ def test_a_power_loss_after_a_failing_call_has_two_cuts() -> None:
     assert [each.verb for each in crash.operations if each.persisted == "no"] == ["rename"]
     assert (crash.recovered, crash.wanted) == ("v0", "v1")
     assert example.title == "save() returned although close failed, then a power loss undid it"
+    numbers = {f"{each.number} {each.verb}" for each in crash.operations}
+    assert {row.after for row in crash.grid} <= numbers
 
 
 def test_a_loss_that_a_failing_call_did_not_cause_is_the_entry_that_it_is_without() -> None:

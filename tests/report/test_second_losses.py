@@ -41,6 +41,15 @@ def test_what_the_second_loss_took_is_told_and_the_line_that_was_not_synced() ->
     assert notes == [f"operation {each.number}, {each.verb}" for each in lost]
 
 
+def test_the_grid_goes_on_with_the_numbers_of_the_list() -> None:
+    """Its rows are the operations after the first loss, under the numbers that they have above."""
+    first, second = crash().cuts
+    listed = [f"{each.number} {each.verb}" for each in crash().operations if each.number > first.after]
+    assert [row.after for row in crash().grid][: len(listed)] == listed
+    (here,) = [row.after for row in crash().grid if any(cell.here for cell in row.cells)]
+    assert here.startswith(f"{second.after} ")
+
+
 def test_title_and_verdict_say_that_it_was_the_second_loss() -> None:
     """And that the store came up well after the first."""
     assert EXAMPLE.title == "A power loss during the first update() after another one leaves a damaged sessions.json"
