@@ -62,6 +62,8 @@ def check_history(  # noqa: PLR0917 - click names them
         _show(name, history, verdict, elapsed_s=time.perf_counter() - began_s, brief=brief)
         if verdict.status == "illegal":
             status = ILLEGAL
+            if not brief:
+                _show_contradiction(history, specification)
         elif verdict.status == "undecided":
             status = status or UNDECIDED
     raise SystemExit(status)
@@ -133,6 +135,20 @@ def _show(name: str, history: History, verdict: Verdict, *, elapsed_s: float, br
     click.echo(f" in {elapsed_s:.3f} s, {_counted(history)}")
     for line in () if brief else details:
         click.echo(f"  {line}")
+
+
+def _show_contradiction(history: History, specification: Specification[Any]) -> None:
+    """The answers that are enough, whatever the other operations were told."""
+    from storecheck.contradiction import contradiction
+
+    found = contradiction(history, specification)
+    if found is None:
+        return
+    click.echo(f"  these answers cannot all be true, whatever {found.forgotten} others were told:")
+    for operation in found.answers:
+        click.secho(f"    {operation}", fg="red")
+    for operation in found.writers:
+        click.echo(f"    {operation} wrote what they found")
 
 
 def _counted(history: History) -> str:

@@ -10,11 +10,13 @@ import re
 
 import pytest
 
+from storecheck import verdict as verdicts
 from storecheck.faults import Failure
 from storecheck.machine import MOUNT
 from storecheck.report import html, junit, markdown
 from storecheck.report.document import Aftermath, Crash, Example, Replays, load
 from storecheck.report.examples import Origin
+from storecheck.report.failures import promise_broken
 from storecheck.report.fault_examples import fault_example
 from storecheck.report.faults import (
     MadeCall,
@@ -227,3 +229,22 @@ def test_a_call_made_twice_is_told_which_time_it_failed() -> None:
     recorded = fault(calls=tuple(twice), trials=lambda: [trial])
     (row,) = crash_of_fault(recorded).grid
     assert (row.after, row.cells[0].here, row.cells[0].allowed) == ("fsync d (2)", True, "allowed")
+
+
+def test_the_page_names_the_promise_that_the_finding_breaks() -> None:
+    """A test checks several; what went wrong says which, if the test does check it."""
+    failure = verdicts.Failure(nodeid="t.py::t", example="", replay="")
+    first, second, other = (
+        verdicts.PromiseVerdict(
+            id=name, title="", text="", outcome="FAILED", tests=("t.py::t",), tests_passed=0, tests_failed=1,
+            tests_skipped=0, tests_unfinished=0, evidence={}, mutants_killed=(), mutants_survived=(),
+            mutants_untried=(), failures=failures,
+        )
+        for name, failures in (("A1", (failure,)), ("A2", (failure,)), ("A3", ()))
+    )  # fmt: skip
+    verdict = verdicts.Verdict(
+        promises=(first, second, other), other_tests=0, other_failures=(), duration_s=0.0, exit_status=1, environment={}
+    )
+    assert promise_broken({"promise": "A2"}, failure, verdict) == second
+    for unknown in ({"promise": "A3"}, {"promise": "A9"}, {"promise": ""}, {}):
+        assert promise_broken(unknown, failure, verdict) is None

@@ -96,6 +96,7 @@ def test_a_key_value_log_is_judged(tmp_path: Path) -> None:
         assert f"{status}: 5 operations against a key-value store" in done.output
         assert done.exit_code == (status == "illegal")
         assert ("longest order that fits on '7' (3 operations)" in done.output) == (status == "illegal"), done.output
+        assert ("these answers cannot all be true, whatever" in done.output) == (status == "illegal"), done.output
 
 
 def test_histories_of_full_size_get_the_verdict_they_were_made_for(tmp_path: Path) -> None:
