@@ -382,7 +382,8 @@ class Executor:
         except ProcessKilled:
             return
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the thread that asked for it
-            self.harness_error = error
+            # What made the run end, not what unwinding frames made of it.
+            self.harness_error = self.harness_error or error
             self._over = True
             return
         if self._over:
@@ -543,7 +544,13 @@ class Executor:
         killable = self.kills_left > 0 and arrived is not None and not arrived.done and not arrived.dead
         candidates = runnable | early
         if candidates & (candidates - 1) or killable or self.chooser.every_step:
-            index = self.chooser.choose(runnable, early, -1 if arrived is None else arrived.index, killable)
+            try:
+                index = self.chooser.choose(runnable, early, -1 if arrived is None else arrived.index, killable)
+            except Exception as error:
+                # It goes through frames of the code under test, which from now on only unwind.
+                self.harness_error = error
+                self._over = True
+                raise
             return self._follow(index, arrived)
         return self._let_run(candidates.bit_length() - 1, arrived)
 

@@ -35,7 +35,7 @@ from storecheck.syscalls.files import build_io
 from storecheck.syscalls.posix import build_calls, build_fcntl, build_posix, refusing
 from storecheck.syscalls.randomness import Randomness
 from storecheck.syscalls.restore import Pristine
-from storecheck.syscalls.threads import build_thread
+from storecheck.syscalls.threads import build_thread, quieten_own_locks
 
 Transform = Callable[[str, str], str]
 """Given a module's name and source, the source to execute instead: how a bug is planted."""
@@ -148,7 +148,7 @@ class ProcessImage:
         self.modules["builtins"] = self.builtins
         # `os` also enters `os.path` into the real table; what was there is put back by `_entered`.
         self.load("os")
-        self.load("threading")
+        quieten_own_locks(self.load("threading"))
 
     def _build_atexit(self) -> ModuleType:
         """Handlers are accepted and never run: a simulated process ends by `_exit` once its operations are done."""

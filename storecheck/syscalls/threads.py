@@ -4,6 +4,9 @@ Threads are greenlets of the executor. Locks are plain records: taking or freein
 the process has more than one live thread, and a thread that waits for one is not runnable until it is freed (it then
 competes for it again, as with real locks). `threading.local` keeps a real `__dict__`, exchanged when another thread of
 the process gets the processor, so that the usual case, one thread, costs nothing.
+
+The locks by which `threading` keeps its own books are *quiet*: no scheduling point. Nothing but dictionaries is changed
+under them, and CPython takes others from version to version: a schedule of threads replays on all of them.
 """
 
 from __future__ import annotations
@@ -56,17 +59,18 @@ def _misuse(context: Context, message: str) -> BaseException:
 class Lock:
     """`threading.Lock` of a simulated process."""
 
-    __slots__ = ("__weakref__", "_context", "holder", "waiting")
+    __slots__ = ("__weakref__", "_context", "holder", "quiet", "waiting")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, quiet: bool = False) -> None:
         self._context = context
+        self.quiet = quiet
         self.holder: object = None
         self.waiting: deque[Task] = deque()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock, waiting for it if need be."""
         context = self._context
-        if context.live_threads() > 1:
+        if not self.quiet and context.live_threads() > 1:
             context.lock_point("lock")
         if self.holder is None:
             self.holder = context.task() or context
@@ -100,7 +104,7 @@ class Lock:
         if self.holder is None:
             raise _misuse(self._context, "release unlocked lock")
         context = self._context
-        if context.live_threads() > 1:
+        if not self.quiet and context.live_threads() > 1:
             context.lock_point("unlock")
         self.holder = None
         if self.waiting:
@@ -146,6 +150,11 @@ class RLock:
     def holder(self) -> object:
         """The thread that holds it."""
         return self._lock.holder
+
+    @property
+    def inner(self) -> Lock:
+        """The lock that threads wait for."""
+        return self._lock
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock once more, waiting for it if another thread has it."""
@@ -201,6 +210,20 @@ class RLock:
         self.owner = self._count = 0
 
 
+OWN_LOCKS: Final = ("_active_limbo_lock", "_shutdown_locks_lock")
+"""Globals of `threading`; not each version has each."""
+
+
+def quieten_own_locks(threading: ModuleType) -> None:
+    """Make the locks of the module's own books quiet."""
+    for name in OWN_LOCKS:
+        lock = vars(threading).get(name)
+        if isinstance(lock, RLock):
+            lock = lock.inner
+        if isinstance(lock, Lock):
+            lock.quiet = True
+
+
 def build_local(context: Context) -> type:
     """The class `threading.local` of one image."""
 
@@ -246,7 +269,7 @@ class ThreadHandle:
 
     def __init__(self, context: Context) -> None:
         self.ident = 0
-        self._ended = Lock(context)
+        self._ended = Lock(context, quiet=True)
         self._is_done = False
 
     def is_done(self) -> bool:
@@ -324,7 +347,7 @@ class _Threads:
         return ident
 
     def set_sentinel(self) -> Lock:
-        lock = Lock(self._context)
+        lock = Lock(self._context, quiet=True)
         self._context.sentinels[self._context.ident] = lock
         return lock
 

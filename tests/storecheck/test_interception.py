@@ -38,7 +38,7 @@ from storecheck import (
 )
 from storecheck.explore import explore
 from storecheck.runner import Runner
-from storecheck.schedule.strategies import PrefixChooser
+from storecheck.schedule.strategies import PrefixChooser, ReplayDiverged
 from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage
 
 SUBJECTS = "tests.storecheck.subjects"
@@ -312,6 +312,16 @@ with system.make_lock() as taken:
     )
     assert (space["size_bytes"], space["taken"]) == (0, True)
     assert isinstance(space["now_ns"], int)
+
+
+def test_an_impossible_schedule_is_told_whatever_unwinding_code_makes_of_it() -> None:
+    """The error passes through `with` blocks that then free locks they do not hold: it stays the error."""
+    program = Program(adapter=f"{SUBJECTS}:Threads", processes=(process(Operation("all_of_it")),))
+    choices = Runner(program).run(PrefixChooser(())).choices
+    assert len(choices) > 20
+    for at in range(len(choices)):
+        with pytest.raises(ReplayDiverged, match=f"choice {at} of the schedule is 9"):
+            explore(program, strategy=Replay((*choices[:at], 9)))
 
 
 @pytest.mark.parametrize("strategy", [PreemptionBounded(1), RandomSchedules(executions=150)], ids=["bounded", "random"])
