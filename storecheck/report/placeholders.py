@@ -44,7 +44,7 @@ MAX_PLACEHOLDERS_TRIED: Final = 1_000
 _NUMBER: Final = re.compile(r"(-?)(\d+)((?:\.\d+)?)((?:[eE][+-]?\d+)?)")
 _BY_BYTES: Final = {2: "é", 3: "あ", 4: "😀"}
 _KEPT: Final = frozenset({"format", "version", "schedule", "faults", "check", "transform", "transform_argument"}) | {
-    "player", "model", "event", "digest", "kind", "adapter", "machine", "kills", "private", "shared",
+    "player", "model", "event", "digest", "kind", "adapter", "machine", "kills", "private", "shared", "workload",
 }  # fmt: skip
 """Members of the document that say how it is run. A secret in one of them cannot be replaced."""
 
@@ -113,10 +113,12 @@ class Substitution:
     def _member(self, name: str, value: Any) -> Any:
         if name in _KEPT:
             return value
-        if name in ("program", "finding", "violation") and isinstance(value, dict):
+        if name in ("program", "finding", "violation", "race") and isinstance(value, dict):
             return {inner: self._member(inner, each) for inner, each in value.items()}
         if name == "processes":
             return self._processes(value)
+        if name == "teams":
+            return [{inner: self._member(inner, each) for inner, each in team.items()} for team in value]
         return self.prose(value) if name in _PROSE else self.value(value)
 
     def _processes(self, processes: list[dict[str, Any]]) -> list[dict[str, Any]]:

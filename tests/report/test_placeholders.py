@@ -22,10 +22,13 @@ import pytest
 from storecheck import Program, RandomSchedules, process
 from storecheck.counterexample import from_failure, from_json, replay
 from storecheck.explore import Check, explore
+from storecheck.history import Call, History
+from storecheck.history import Operation as HistoryOperation
 from storecheck.program import Json
 from storecheck.report import crashes
 from storecheck.report.document import Example, Replays, load
 from storecheck.report.failures import example_of_payload
+from storecheck.report.histories import HistoryCounterexample
 from storecheck.report.placeholders import SecretsNeededError, Substitution, without_secrets
 from storecheck.report.told import ToldCounterexample
 from storecheck.runner import Execution
@@ -316,6 +319,40 @@ def test_a_told_counterexample_that_cannot_be_played_is_told_as_pytest_showed_it
     assert example.kind == "test"
     assert SECRET not in repr(example)
     assert not list(tmp_path.iterdir())
+
+
+def record_with(adapter: str) -> dict[str, Any]:
+    """A record of real processes with a secret, that contradicts itself."""
+    wrote, read = (
+        HistoryOperation(
+            process=process, task="t0", identifier=at, call=call, invoked_at=2 * at, responded_at=2 * at + 1
+        )
+        for process, at, call in (
+            ("P1", 0, Call(name="set", argument=["s", {"apiKey": SECRET}], result=None)),
+            ("P2", 1, Call(name="get", argument=["s"], result="never written")),
+        )
+    )
+    team: dict[str, Json] = {"adapter": adapter, "workload": "m:work", "workers": 1, "parameters": {"api_key": SECRET}}
+    return HistoryCounterexample(
+        title="t",
+        specification="sessions",
+        history=History(operations=(wrote, read)),
+        race={"teams": [team], "kills": 0, "seed": 1},
+        files={},
+        finding="x",
+    ).to_json()
+
+
+def test_a_record_of_real_processes_is_written_although_nothing_replays_it(tmp_path: Path) -> None:
+    """It is judged; what runs again names the same code, with placeholders for what it is given."""
+    example = tell(record_with("m:Gateway"), tmp_path)
+    kept = json.loads((tmp_path / example.id / "counterexample.json").read_text(encoding="utf-8"))
+    assert SECRET not in json.dumps(kept) + repr(example)
+    team = kept["race"]["teams"][0]
+    assert (team["adapter"], team["workload"]) == ("m:Gateway", "m:work")
+    assert len(team["parameters"]["api_key"]) == len(SECRET)
+    with pytest.raises(SecretsNeededError, match="where it cannot be replaced"):
+        without_secrets(record_with(f"m:{SECRET}"))
 
 
 def test_what_an_earlier_run_wrote_there_is_removed(tmp_path: Path) -> None:
