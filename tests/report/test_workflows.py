@@ -191,7 +191,7 @@ def test_no_test_of_a_shard_is_skipped_for_want_of_a_program() -> None:
     """Every job with shards installs what the project's own CI does, where the tests that need it say it is missing."""
     packages = set(re.findall(r"[\w.-]+:([\w-]+)", re.search(r"for wanted in (.*); do", CI_SCRIPT)[1]))  # type: ignore[index]
     assert {"strace", "redis-server"} <= packages
-    for job in ("gate", "search"):
+    for job in ("gate", "search", "interpreters"):
         steps = [step.get("run", "") for step in GITHUB["jobs"][job]["steps"]]
         (on_github,) = [step for step in steps if "apt-get install" in step]
         assert steps.index(on_github) < next(at for at, step in enumerate(steps) if "tox run" in step)
@@ -199,6 +199,30 @@ def test_no_test_of_a_shard_is_skipped_for_want_of_a_program() -> None:
         assert GITLAB[job]["extends"] == ".shard"
     (on_gitlab,) = [line for line in GITLAB[".shard"]["before_script"] if "apt-get install" in line]
     assert packages <= set(on_gitlab.split())
+
+
+def test_every_interpreter_that_the_project_names_runs_its_tests() -> None:
+    """One is that of the gate, the others have a job; a package that says "3.14" and never ran there says too much."""
+    named = {
+        name.rpartition(" ")[2]
+        for name in PROJECT["project"]["classifiers"]
+        if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", name)
+    }
+    assert {f"py{version.replace('.', '')}" for version in named} == {
+        name for name in re.split(r",\s*", tox_configuration()["tox"]["env_list"]) if name.startswith("py")
+    }
+    jobs = GITHUB["jobs"]
+    (of_the_gate,) = [
+        step["with"]["python-version"] for step in jobs["gate"]["steps"] if "setup-python" in step.get("uses", "")
+    ]
+    assert {of_the_gate, *jobs["interpreters"]["strategy"]["matrix"]["python"]} == named
+    (versions,) = GITLAB["interpreters"]["parallel"]["matrix"]
+    assert {GITLAB[".shard"]["image"].partition(":")[2], *versions["PYTHON"]} == named
+    for job in (
+        " ".join(step.get("run", "") for step in jobs["interpreters"]["steps"]),
+        " ".join(GITLAB["interpreters"]["script"]),
+    ):
+        assert "tox run -e py" in job
 
 
 def uploads() -> list[dict[str, Any]]:
