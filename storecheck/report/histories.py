@@ -44,6 +44,8 @@ MAX_ORDERED: Final = 5
 """Operations of which all orders are tried to show why none fits."""
 
 MAX_POINTS: Final = 60
+"""Points of a recorded race shown, those before the refused answer; their numbers say how many were left out."""
+
 NS_PER_US: Final = 1_000
 
 _MEMBERS: Final = frozenset({"format", "version", "title", "specification", "history", "race", "files", "finding"})
@@ -362,7 +364,7 @@ def _points(
     start = events[0][0]
     running: set[int] = set()
     points: list[Point] = []
-    for number, (at, ends, each) in enumerate(events[:MAX_POINTS], start=1):
+    for number, (at, ends, each) in enumerate(events, start=1):
         lane = lanes[_who(each)]
         running = running | {lane}
         points.append(
@@ -375,7 +377,12 @@ def _points(
             )
         )  # fmt: skip
         running = running - {lane} if ends else running
-    return tuple(points)
+    if len(points) <= MAX_POINTS:
+        return tuple(points)
+    # Those before what the checker refused: what came after it changes nothing.
+    end = 1 + next(index for index, point in enumerate(points) if point.importance == "loss")
+    first = max(0, end - MAX_POINTS)
+    return tuple(points[first : first + MAX_POINTS])
 
 
 def _answer(call: Call) -> str:

@@ -19,7 +19,15 @@ from storecheck.processes import Race, Team, run_race
 from storecheck.report import html, markdown
 from storecheck.report.document import Example, load
 from storecheck.report.examples import Origin
-from storecheck.report.histories import FILES_MAX_BYTES, HistoryCounterexample, attach, from_json, race_of, rerun
+from storecheck.report.histories import (
+    FILES_MAX_BYTES,
+    MAX_POINTS,
+    HistoryCounterexample,
+    attach,
+    from_json,
+    race_of,
+    rerun,
+)
 from storecheck.report.histories import load as load_history
 from storecheck.report.history_examples import history_example_of
 from storecheck.report.merging import join_examples
@@ -103,6 +111,18 @@ def test_nothing_is_claimed_of_what_nobody_saw() -> None:
         assert all(point.sees is None and point.publishes is None and not point.source for point in example.race.points)
         assert (example.deciding, example.sources, example.replays) == (None, (), None)
         assert "**not deterministic**" in " ".join(example.verdict)
+
+
+def test_of_a_long_contradiction_the_end_is_shown() -> None:
+    """An operation that failed while very many ran: its answer is the last point, and points keep their numbers."""
+    call = dataclasses.replace(WROTE.call, outcome="raised", error="OSError: x")
+    others = [did(f"P{number}", "get", found="a", at=(number, 500 - number)) for number in range(2, 80)]
+    failed = dataclasses.replace(did("P99", "set", "b", at=(1, 400)), call=call)
+    race = told(failed, *others).race
+    assert race is not None
+    assert len(race.points) == MAX_POINTS
+    assert race.points[-1].importance == "loss"
+    assert race.points[-1].number > MAX_POINTS
 
 
 def test_threads_of_a_process_have_lanes_of_their_own() -> None:
