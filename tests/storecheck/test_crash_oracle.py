@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import stat
+from typing import Any
+
 import pytest
 
 from storecheck.crash import (
@@ -154,6 +158,29 @@ def test_a_process_that_runs_alone_lets_time_pass_and_does_not_wait_for_others()
     with pytest.raises(WaitsForEverError, match="flock"):
         process.run(machine, lock_twice)
     assert all(not inode.flocks for _, inode in machine.walk())
+
+
+def test_a_leaked_file_is_closed_by_the_end_of_its_process_alone() -> None:
+    """Garbage collection would close it, and free its locks, at another call in each run."""
+    process = SerialProcess("io", "os")
+    collected_before = gc.isenabled()
+
+    def leak(_: Process) -> bool:
+        file = process.modules["io"].open(f"{MOUNT}/f", "rb")
+        cycle: list[Any] = [file]
+        cycle.append(cycle)
+        descriptor = file.fileno()
+        del file, cycle
+        assert [[number] for number in range(100_000)]  # far more than any generation of the collector waits for
+        return stat.S_ISREG(process.modules["os"].fstat(descriptor).st_mode)
+
+    gc.enable()
+    try:
+        assert process.run(Machine(files={"f": b""}), leak)
+        assert gc.isenabled()
+    finally:
+        if not collected_before:
+            gc.disable()
 
 
 def test_too_many_states_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
