@@ -219,8 +219,7 @@ def with_files(
 def _with_files(example: Example, sources: Sequence[tuple[Path, Example]], directory: Path) -> Example:
     for place, own in sources:
         source = place / own.id
-        # The document may be anybody's: an id with slashes in it would lead out of the directories.
-        named = Path(own.id).name == own.id
+        named = _is_name(own.id) and _is_name(example.id)
         alike = (own.fingerprint, own.inputs) == (example.fingerprint, example.inputs)
         if named and alike and (source / COUNTEREXAMPLE_FILE).is_file():
             target = directory / example.id
@@ -228,6 +227,11 @@ def _with_files(example: Example, sources: Sequence[tuple[Path, Example]], direc
                 shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
             return placed(example, target)
     return example
+
+
+def _is_name(identifier: str) -> bool:
+    """Whether an id names a directory. The document may be anybody's: a path would lead out of the failures."""
+    return identifier not in ("", ".", "..") and Path(identifier).name == identifier
 
 
 def merge_durations(shards: Path) -> tuple[dict[str, float], tuple[str, ...]]:

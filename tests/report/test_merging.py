@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from storecheck.cli import main
-from storecheck.report.document import Run, dumps, load
+from storecheck.report.document import KnownFailure, Run, dumps, load
 from storecheck.report.merging import MergeError, exit_status, join_examples, keep, merge
 from storecheck.report.plugin import ShardChoice, parse_shard, seed_of, shard_of_ci
 from storecheck.verdict import PromiseVerdict
@@ -95,6 +96,28 @@ def test_an_example_names_the_other_tests_of_its_cause() -> None:
     assert join_examples([race, race])[0].verdict == race.verdict
 
 
+@pytest.mark.parametrize(("tests", "last"), [("abcd", "and `d`"), ("abcde", "and 1 more"), ("abcdef", "and 2 more")])
+def test_of_many_tests_of_a_cause_some_are_named_and_the_rest_counted(tests: str, last: str) -> None:
+    """The first three besides that of the example."""
+    (race,) = shard(1, mutant="B76").examples
+    (joined,) = join_examples(replace(race, test=test) for test in tests)
+    assert joined.verdict[-1] == f"By the same cause fail `b`, `c`{'' if tests == 'abcd' else ', `d`'} {last}."
+
+
+def test_what_several_shards_say_is_counted_once() -> None:
+    """A known failure that two shards met, a planted bug that two promises kill; the run began with its first shard."""
+    known = KnownFailure(test="t.py::known", reason="issue 1", fingerprint="f")
+    promises = tuple(replace(KEPT, id=each, mutants_killed=("B1",)) for each in ("SNAP1", "SNAP2"))
+    parts = [replace(shard(n), known=(known,), promises=promises, started_at=f"2026-01-0{n}") for n in (2, 1, 3)]
+    run = merge(parts)
+    assert (run.known, run.figures["mutants_killed"], run.started_at) == ((known,), 1, "2026-01-01")
+
+
+def test_a_run_with_nothing_but_known_failures_is_exit_0() -> None:
+    """Its tests ran, and failed as they were expected to."""
+    assert exit_status(merge([with_shard(shard(1, 1), passed=0, known=1)])) == 0
+
+
 def test_no_path_to_files_that_are_not_there(tmp_path: Path) -> None:
     """A directory whose counterexample was taken away, because it could not be masked, is none to replay from."""
     run = shard(1, 1, mutant="B76")
@@ -121,8 +144,9 @@ def test_no_path_to_files_that_are_not_there(tmp_path: Path) -> None:
             [{"mutants_untried": ("B1", "B2", "B3")}, {"mutants_killed": ("B2",), "mutants_untried": ("B1", "B3")}],
             {"outcome": "passed", "mutants_killed": ("B2",), "mutants_untried": ("B1", "B3")},
         ),
+        ([{"mutants_untried": ("B1",)}, {"mutants_survived": ("B1",)}], {"outcome": "FAILED", "mutants_untried": ()}),
     ],
-    ids=["passed", "failed", "elsewhere", "unfinished", "nowhere", "tests", "survivor", "untried"],
+    ids=["passed", "failed", "elsewhere", "unfinished", "nowhere", "tests", "survivor", "untried", "both"],
 )
 def test_a_promise_is_what_all_shards_say_of_it(parts: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     """Passed only if it was verified somewhere and failed nowhere; a bug that survived anywhere has survived."""
@@ -348,17 +372,33 @@ def test_a_report_is_merged_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Path(example.replay.split()[-1]).read_text(encoding="utf-8") == "as it was"
 
 
-def test_no_file_is_taken_from_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../../elsewhere", "..", ".", "", "/"])
+def test_no_file_is_taken_from_elsewhere(tmp_path: Path, name: str) -> None:
     """An id that is a path is none of ours: nothing outside a shard's failures is copied, and nothing outside ours."""
     run = shard(1, 1, mutant="B76")
-    run = replace(run, examples=tuple(replace(each, id="../../elsewhere") for each in run.examples))
+    run = replace(run, examples=tuple(replace(each, id=name) for each in run.examples))
     write(tmp_path / "shards", run)
+    failures = tmp_path / "shards" / "shard-1" / "failures"
+    failures.mkdir()
     (tmp_path / "shards" / "elsewhere").mkdir()
-    (tmp_path / "shards" / "elsewhere" / "file").touch()
-    (tmp_path / "shards" / "shard-1" / "failures").mkdir()
+    for place in (tmp_path / "shards" / "elsewhere", failures.parent, failures):
+        (place / "counterexample.json").touch()
     out = tmp_path / "other" / "out"
     assert CliRunner().invoke(main, ["merge", str(tmp_path / "shards"), "-o", str(out)]).exit_code == 1
-    assert not [path for path in tmp_path.rglob("file") if path.parent != tmp_path / "shards" / "elsewhere"]
+    assert not list((tmp_path / "other").rglob("counterexample.json"))
+
+
+def test_no_file_is_put_elsewhere(tmp_path: Path) -> None:
+    """Nor does the id of the example that is shown lead out, when another of the same cause has files."""
+    run = shard(1, 1, mutant="B76")
+    (race,) = run.examples
+    write(tmp_path / "shards", replace(run, examples=(replace(race, id="../../elsewhere"), race)))
+    place = tmp_path / "shards" / "shard-1" / "failures" / race.id
+    place.mkdir(parents=True)
+    (place / "counterexample.json").touch()
+    out = tmp_path / "other" / "out"
+    assert CliRunner().invoke(main, ["merge", str(tmp_path / "shards"), "-o", str(out)]).exit_code == 1
+    assert not list((tmp_path / "other").rglob("counterexample.json"))
 
 
 def test_a_kept_run_gives_trend_and_first_seen() -> None:
@@ -369,6 +409,25 @@ def test_a_kept_run_gives_trend_and_first_seen() -> None:
     assert run.examples[0].first_seen == "2026-01-01T00:00:00+00:00"
     assert run.kept is not None
     assert run.kept.figures["schedules"] == 100
+
+
+def test_a_failure_keeps_the_earliest_date_of_all_kept_runs() -> None:
+    """Whichever of them has it."""
+    (race,) = shard(1, mutant="B76").examples
+    kept = [replace(shard(1, 1), examples=(replace(race, first_seen=day),)) for day in ("2026-01-02", "2026-01-05")]
+    for order in (kept, kept[::-1]):
+        assert merge([shard(1, 1, mutant="B76")], kept=order).examples[0].first_seen == "2026-01-02"
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    """The same shards merged once more replace what was kept of them."""
+    directory = write(tmp_path / "shards", replace(shard(1, 1), started_at="2026-01-01T00:00:00+00:00"))
+    for _ in range(2):
+        assert merged(directory, "--keep", str(tmp_path / "history"))[0] == 0
+        shutil.move(directory / "out", tmp_path / "out")
+        assert load(tmp_path / "out" / "run.json").kept is None
+        shutil.rmtree(tmp_path / "out")
+    assert len(list((tmp_path / "history").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
