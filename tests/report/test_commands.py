@@ -24,7 +24,7 @@ from storecheck.counterexample import Counterexample
 from storecheck.report import crashes, told
 from storecheck.report.crashes import CrashCounterexample
 from storecheck.report.document import Step
-from storecheck.report.told import Told, ToldCounterexample, ToldFinding
+from storecheck.report.told import Played, Told, ToldCounterexample, ToldFinding
 from tests.report.making import GOLDEN
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +185,43 @@ def test_a_told_counterexample_replays_as_recorded_or_is_exit_1(
     path.write_text(json.dumps(document.to_json()), encoding="utf-8")
     result = storecheck("replay", path, "--times", "2")
     assert (result.exit_code, says in result.output) == (status, True), result.output
+
+
+class Unsteady:
+    """A player that sees the failure the first time only."""
+
+    def __init__(self) -> None:
+        self.plays = 0
+
+    def __call__(self, lines: Sequence[str]) -> Told:
+        """The next play."""
+        self.plays += 1
+        return play(lines if self.plays == 1 else ("do", ""))
+
+
+def test_a_told_counterexample_must_replay_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One replay that goes well says that something is not recorded."""
+    monkeypatch.setitem(globals(), "unsteady", Unsteady())
+    document = ToldCounterexample(
+        title="t", player=f"{__name__}:unsteady", calls=("do", "returned 10"), finding="it failed",
+        played=Played(about="returned", steps=2),
+    )  # fmt: skip
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(document.to_json()), encoding="utf-8")
+    result = storecheck("replay", path, "--times", "2")
+    assert (result.exit_code, "1 of 2 replays failed as recorded." in result.output) == (1, True), result.output
+
+
+def test_a_crash_counterexample_must_replay_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above."""
+    path = tmp_path / "found.json"
+    shutil.copyfile(GOLDEN / "B27.counterexample.json", path)
+    replay, exact = crashes.replay, iter((True, False))
+    monkeypatch.setattr(
+        crashes, "replay", lambda *arguments, **options: (*replay(*arguments, **options)[:2], next(exact))
+    )
+    result = storecheck("replay", path, "--times", "2")
+    assert (result.exit_code, "1 of 2 replays did exactly" in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize("command", ["replay", "explain", "show"])

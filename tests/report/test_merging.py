@@ -388,14 +388,16 @@ def test_no_file_is_taken_from_elsewhere(tmp_path: Path, name: str) -> None:
     assert not list((tmp_path / "other").rglob("counterexample.json"))
 
 
-def test_no_file_is_put_elsewhere(tmp_path: Path) -> None:
-    """Nor does the id of the example that is shown lead out, when another of the same cause has files."""
+@pytest.mark.parametrize("names", [("../../elsewhere", "race-own"), ("race-own", "../../elsewhere")])
+def test_of_two_examples_of_a_cause_neither_leads_elsewhere(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Neither the one that is shown, by where its files are put, nor the other, by where they are taken from."""
     run = shard(1, 1, mutant="B76")
     (race,) = run.examples
-    write(tmp_path / "shards", replace(run, examples=(replace(race, id="../../elsewhere"), race)))
-    place = tmp_path / "shards" / "shard-1" / "failures" / race.id
-    place.mkdir(parents=True)
-    (place / "counterexample.json").touch()
+    write(tmp_path / "shards", replace(run, examples=tuple(replace(race, id=name) for name in names)))
+    failures = tmp_path / "shards" / "shard-1" / "failures"
+    # The first one is shown, and only the second one has files.
+    (failures / names[1]).mkdir(parents=True)
+    (failures / names[1] / "counterexample.json").touch()
     out = tmp_path / "other" / "out"
     assert CliRunner().invoke(main, ["merge", str(tmp_path / "shards"), "-o", str(out)]).exit_code == 1
     assert not list((tmp_path / "other").rglob("counterexample.json"))

@@ -73,6 +73,16 @@ PROGRAMS = {
             ),
         ),
     ),
+    "timeouts of locks": Program(
+        # Whoever waits is woken, finds that another one was quicker, and waits for the rest of its time.
+        adapter=f"{SUBJECTS}:ThreadLocks",
+        processes=(
+            ProcessProgram(
+                operations=(Operation("hold", {"seconds": 0.5}),),
+                threads=((Operation("hold", {"seconds": 0.5}),), (Operation("give_up", {"timeout": 0.7}),)),
+            ),
+        ),
+    ),
     "globals": Program(adapter=f"{SUBJECTS}:Globals", processes=(process(Operation("first_time")),) * 2),
     "finally and kills": Program(
         adapter=f"{SUBJECTS}:Finally", files={"log": b""}, processes=(process(Operation("work")),) * 2, kills=1

@@ -21,9 +21,12 @@ from storecheck.machine.copying import copy_of
 from storecheck.machine.inode import RecordLock
 from storecheck.machine.kernel import nobody_waits
 from storecheck.runner import Execution, Runner
+from storecheck.schedule.executor import Member, Task
 from storecheck.schedule.remembering import NotDeterministic
 from storecheck.schedule.strategies import PrefixChooser
 from storecheck.schedule.trunk import Trunk
+from storecheck.syscalls import Context
+from storecheck.syscalls.posix import FileLockWait
 from tests.storecheck.test_remembering import PROGRAMS
 
 SCHEDULES = 90
@@ -111,6 +114,9 @@ def busy_machine() -> Machine:
         assert (request is None) == (number == 0)
         record = machine.record_lock(process, machine.open(process, "d/b", os.O_RDWR), LOCK_EX, start=number, size=5)
         assert (record is None) == (number == 0)
+        for waiter in (request, record):
+            if waiter is not None:
+                waiter.granted = waiter.abandoned = True
     new = machine.open(one, "d/new", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     machine.write(one, machine.duplicate(one, new), b"written")
     machine.symlink(two, "a", "d/link")
@@ -199,6 +205,19 @@ def test_a_machine_that_keeps_a_trace_is_not_copied() -> None:
     machine.trace = []
     with pytest.raises(AssertionError):
         copy_of(machine)
+
+
+def test_a_dead_thread_waits_for_nothing_in_a_copy() -> None:
+    """What it waited for when its process was killed is on neither machine any more."""
+    machine = Machine(files={"a": b""})
+    one, two = machine.new_process(), machine.new_process()
+    machine.flock(one, machine.open(one, "a", os.O_RDWR), LOCK_EX)
+    waiter = machine.flock(two, machine.open(two, "a", os.O_RDWR), LOCK_EX)
+    assert waiter is not None
+    member = Member(name="P2", process=two, activate=lambda task, before: None)
+    task = Task(index=0, member=member, name="P2", ident=1, body=lambda: None)
+    task.dead, task.waiting = True, FileLockWait(Context(), waiter)
+    assert task.copy(member, {}).waiting is None
 
 
 @pytest.mark.parametrize("bound", [0, 1, 2])
