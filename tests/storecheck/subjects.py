@@ -26,6 +26,7 @@ from storecheck import adapters, counterexample
 SEEN: list[str] = []
 LOCK = threading.Lock()
 ODD_NUMBERS = itertools.count(3, 2)
+COUNTDOWN = itertools.count(-1, -2)
 next_number = itertools.count(1).__next__
 
 
@@ -111,8 +112,9 @@ class Globals:
         remembered().append("here")
         LOCK.acquire()
         os.environ["MARK"] = "here"
-        numbers = (next(ODD_NUMBERS), next_number(), threading.Thread().name)
-        return fresh and numbers == (3, 1, "Thread-1") and os.umask(0) == 0o022
+        numbers = [next(counter) for counter in (ODD_NUMBERS, ODD_NUMBERS, COUNTDOWN, COUNTDOWN)]
+        fresh = fresh and numbers == [3, 5, -1, -3] and (next_number(), threading.Thread().name) == (1, "Thread-1")
+        return fresh and os.umask(0) == 0o022
 
 
 class Threads:

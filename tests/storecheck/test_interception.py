@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 
@@ -39,7 +40,8 @@ from storecheck import (
 from storecheck.explore import explore
 from storecheck.runner import Runner
 from storecheck.schedule.strategies import PrefixChooser, ReplayDiverged
-from storecheck.syscalls import ImageOptions, NotSimulated, ProcessImage
+from storecheck.syscalls import Context, ImageOptions, NotSimulated, ProcessImage
+from storecheck.syscalls.threads import OWN_LOCKS, build_thread, quieten_own_locks
 
 SUBJECTS = "tests.storecheck.subjects"
 
@@ -264,6 +266,53 @@ def test_module_globals_are_fresh_in_every_run() -> None:
     runner = Runner(program)
     for _ in range(3):
         assert both_answers(runner.run(PrefixChooser(()))) is None
+
+
+class TwoThreads:
+    """A context of a process that has two threads: it notes the scheduling points of locks."""
+
+    def __init__(self) -> None:
+        self.points: list[str] = []
+        self.ident = 1
+        self.sentinels: dict[int, object] = {}
+
+    def live_threads(self) -> int:
+        """As it says."""
+        return 2
+
+    def lock_point(self, name: str) -> None:
+        """Note it."""
+        self.points.append(name)
+
+    def task(self) -> None:
+        """Nobody runs."""
+
+
+def test_the_locks_of_the_books_of_threading_are_no_scheduling_points(image: ProcessImage) -> None:
+    """CPython takes others of them from version to version; all other locks are."""
+    context = TwoThreads()
+    thread = build_thread(cast("Context", context))
+    books = ModuleType("threading")
+    plain, again, other = thread.lock(), thread.RLock(), thread.RLock()
+    vars(books).update(_shutdown_locks_lock=plain, _active_limbo_lock=again, other=other)
+    for lock in (plain, again, other):
+        lock.acquire()
+        lock.release()
+    assert context.points == ["lock", "unlock"] * 3
+    quieten_own_locks(books)
+    context.points.clear()
+    for lock in (plain, again, thread._set_sentinel()):
+        lock.acquire()
+        lock.release()
+    thread._make_thread_handle(2).join()
+    assert context.points == []
+    other.acquire()
+    assert context.points == ["lock"]
+    # Those of a process are that as soon as it is there.
+    books = image.modules["threading"]
+    own = [vars(books)[name] for name in OWN_LOCKS if name in vars(books)]
+    assert own
+    assert all(getattr(lock, "inner", lock).quiet for lock in own)
 
 
 REPLAYS = 20
