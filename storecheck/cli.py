@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import itertools
 import json
 import re
 import sys
@@ -177,16 +178,15 @@ def replay_file(file: Path, times: int) -> None:
     if report_commands.is_told(file):
         raise SystemExit(report_commands.replay_told(file, times=times))
     document = _load(file)
-    exact = 0
-    for number in range(times):
-        try:
-            replayed = replay(document)
-        except ReplayDiverged as error:
-            raise click.ClickException(f"{file} does not replay: {error}") from error
-        if number == 0:
-            report_commands.show_schedule(document, replayed.trace)
-        exact += replayed.same and replayed.finding == document.finding
-    click.echo(f"{exact} of {times} replays did exactly what was recorded.")
+    try:
+        first = replay(document)
+        runs = itertools.chain([first], (replay(document) for _ in range(times - 1)))
+        exact = sum(run.same and run.finding == document.finding for run in runs)
+    except ReplayDiverged as error:
+        raise click.ClickException(report_commands.diverged(file, error)) from error
+    report_commands.show_schedule(document, first.trace)
+    otherwise = report_commands.otherwise(first.finding, recorded=document.finding)
+    click.echo(f"{exact} of {times} replays did exactly what was recorded.{otherwise}")
     raise SystemExit(0 if exact == times else 1)
 
 

@@ -17,10 +17,12 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
     from storecheck.counterexample import Counterexample
+    from storecheck.explore import Finding
     from storecheck.lanes import Line
     from storecheck.report.document import Run
     from storecheck.report.histories import HistoryCounterexample
     from storecheck.report.told import Told, ToldCounterexample
+    from storecheck.schedule import ReplayDiverged
     from storecheck.verdict import PromiseText
 
 REPORT_DIRECTORY: Final = ".storecheck/report"
@@ -249,13 +251,19 @@ def show_schedule(document: Counterexample, trace: tuple[Line, ...]) -> None:
 
 
 def describe(path: Path) -> str | None:
-    """A counterexample in one line; None for a file of any other kind.
+    """A counterexample in one line, of its finding the first; None for a file of any other kind.
 
     Raises:
         CounterexampleError: it says that it is one, but cannot be read.
     """
+    described = _described(path)
+    # A finding may go on with a whole history: who wants it asks for this file with `explain`.
+    return None if described is None else described.partition("\n")[0]
+
+
+def _described(path: Path) -> str | None:
     from storecheck import counterexample
-    from storecheck.report import examples, histories, told
+    from storecheck.report import examples, histories, told, words
 
     if is_crash(path):
         crash = examples.load_crash(path)
@@ -269,7 +277,8 @@ def describe(path: Path) -> str | None:
     if not _says(path, counterexample.FORMAT):
         return None
     found = counterexample.load(path)
-    size = f"{len(found.program.processes)} processes, {found.program.operations()} operations"
+    processes, operations = len(found.program.processes), found.program.operations()
+    size = f"{words.plural(processes, 'process')}, {words.plural(operations, 'operation')}"
     return f"{found.title} ({size}): {found.finding.message}"
 
 
@@ -321,6 +330,21 @@ def _otherwise(document: ToldCounterexample, play: Told) -> str:
     return "" if play.played == document.played else f" The first failed otherwise: {play.finding.message}"
 
 
+def otherwise(found: Finding | None, *, recorded: Finding) -> str:
+    """What the first replay of a schedule came to, if that is not what is recorded."""
+    if found is None:
+        return " In the first nothing failed."
+    return "" if found == recorded else f" The first failed otherwise: {found.message}"
+
+
+def diverged(path: Path, error: ReplayDiverged) -> str:
+    """Why a recording cannot be done again, and what to do then: it is one of the calls that the code made."""
+    return (
+        f"{path} does not replay: {error}. The code makes other calls than it made then, so that this says nothing of "
+        "the bug. Run the test that found it."
+    )
+
+
 def replay_history(path: Path, *, times: int) -> int:
     """Judge a recorded history again, and run its race again; the exit status.
 
@@ -349,7 +373,7 @@ def replay_history(path: Path, *, times: int) -> int:
 def replay_crash(path: Path, *, times: int) -> int:
     """Replay a crash counterexample; the exit status."""
     from storecheck.report import crashes, examples
-    from storecheck.schedule import ReplayDiverged
+    from storecheck.schedule import ReplayDiverged as Diverged
 
     try:
         document = examples.load_crash(path)
@@ -358,8 +382,8 @@ def replay_crash(path: Path, *, times: int) -> int:
     transform = examples.transform_of(document)
     try:
         exact = sum(crashes.replay(document, transform=transform)[2] for _ in range(times))
-    except ReplayDiverged as error:
-        raise click.ClickException(f"{path} does not replay: {error}") from error
+    except Diverged as error:
+        raise click.ClickException(diverged(path, error)) from error
     click.secho(document.title, bold=True)
     click.secho(f"Finding: {document.violation}", fg="red")
     click.echo(f"{exact} of {times} replays did exactly what was recorded.")

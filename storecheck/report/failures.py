@@ -153,11 +153,20 @@ def promise_broken(payload: Mapping[str, Any], failure: Failure, verdict: Verdic
     return next((each for each in named if any(it.nodeid == failure.nodeid for it in each.failures)), None)
 
 
+def _first_line(failure: Failure) -> str:
+    """What a failure says first; of an error that quotes another's traceback, also what that ends in."""
+    lines = [line.strip() for line in failure.example.splitlines() if line.strip()]
+    if not lines:
+        return failure.nodeid
+    quotes = len(lines) > 2 and lines[0].endswith(":") and lines[1].startswith("Traceback (most recent call last)")
+    return f"{lines[0]} {lines[-1]}" if quotes else lines[0]
+
+
 def example_of_failure(failure: Failure, promise: PromiseVerdict | None, *, shard: int, why: str = "") -> Example:
     """A failing test without a counterexample."""
     identity = json.dumps([promise.id if promise is not None else "", "test", failure.nodeid])
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    first = next((line.strip() for line in failure.example.splitlines() if line.strip()), failure.nodeid)
+    first = _first_line(failure)
     title = first if len(first) <= TITLE_CHARACTERS else f"{first[: TITLE_CHARACTERS - 1]}…"
     sentences = ["This test left no counterexample that replays without it; what pytest showed is below."]
     if why:

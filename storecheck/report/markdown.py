@@ -59,8 +59,8 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Code in a table's cell; backquotes and bars cannot be escaped there."""
-    return f"`{text.replace('`', chr(39)).replace('|', '¦').replace(chr(10), ' ')}`"
+    """Code in a table's cell; backquotes and bars cannot be escaped there, and there is no code of no characters."""
+    return text and f"`{text.replace('`', chr(39)).replace('|', '¦').replace(chr(10), ' ')}`"
 
 
 def _table(run: Run) -> str:
@@ -103,6 +103,9 @@ def _details(example: Example, number: int) -> str:
             lines.append(f"| {step.number} | P{step.process + 1} | {_code(step.call)} | {disk} | {returned} |")
     if example.crash is not None:
         lines += ["", *_crash(example.crash)] if example.sequence is not None else _crash(example.crash)
+    if example.kind == "test" and example.raw:
+        # It has nothing else to show.
+        lines.append(_fenced(example.raw))
     if example.deciding is not None:
         order = " → ".join(f"P{p.process + 1} {p.verb} ({p.number})" for p in example.deciding.points)
         lines.append(f"\nOrder that matters: **{_text(order)}**. {words.counts_sentence(example.deciding)}")
@@ -130,8 +133,13 @@ def _crash(crash: Crash) -> Iterator[str]:
 
 
 def _other(nodeid: str, text: str) -> str:
+    return f"<details><summary>{_text(nodeid)}</summary>\n\n{_fenced(text)}\n</details>\n"
+
+
+def _fenced(text: str) -> str:
+    """Text as it is, in a fence that is longer than any in it."""
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
-    return f"<details><summary>{_text(nodeid)}</summary>\n\n{fence}\n{text}\n{fence}\n</details>\n"
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _promises(run: Run) -> str:

@@ -22,7 +22,7 @@ def show(run: Run, console: Console) -> None:
         show_example(example, console)
         console.print()
     for failure in run.other_failures:
-        console.print(Text(failure.nodeid, style="bold red"))
+        console.print(Text(failure.nodeid, style="bold red"), soft_wrap=True)
         console.print(Padding(Text(failure.example), (0, 0, 0, 2)))
         console.print(Text(failure.replay), soft_wrap=True)
     for known in run.known:
@@ -37,20 +37,24 @@ def show(run: Run, console: Console) -> None:
 
 
 def show_example(example: Example, console: Console) -> None:
-    """Print one failing example; the last line is the command that replays it, in one piece however long it is."""
+    """Print one failing example; its test and the command that replays it, the last line, are in one piece each."""
+    console.print(_heading(example))
+    if example.test:
+        console.print(Text(example.test, style="dim"), soft_wrap=True)
     console.print(_example(example))
     console.print(Text(f"Replay: {example.replay}", style="bold"), soft_wrap=True)
 
 
-def _example(example: Example) -> RenderableType:
-    parts: list[RenderableType] = [
-        Text.assemble((words.kind_name(example), "bold red"), "  ", (example.title, "bold")),
-    ]
+def _heading(example: Example) -> RenderableType:
+    parts = [Text.assemble((words.kind_name(example), "bold red"), "  ", (example.title, "bold"))]
     if example.promise:
         parts.append(Text(f"breaks {example.promise}: {example.promise_text}", style="dim"))
-    if example.test:
-        parts.append(Text(example.test, style="dim"))
-    parts += [Text(words.plain(" ".join(example.verdict))), Text(_facts(example), style="dim"), Text("")]
+    return Group(*parts)
+
+
+def _example(example: Example) -> RenderableType:
+    facts = Text(_facts(example), style="dim")
+    parts: list[RenderableType] = [Text(words.plain(" ".join(example.verdict))), facts, Text("")]
     parts += _body(example)
     if example.deciding is not None:
         order = " -> ".join(f"P{p.process + 1} {p.verb} ({p.number})" for p in example.deciding.points)

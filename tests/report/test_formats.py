@@ -83,6 +83,34 @@ def test_the_terminal_ends_with_the_replay(path: Path) -> None:
     assert out.getvalue().splitlines()[-1] == f"Replay: {run.examples[0].replay}"
 
 
+@by_name
+def test_the_terminal_shows_a_test_as_it_can_be_copied(path: Path) -> None:
+    """A test's name has a line of its own, however narrow the window."""
+    example = load(path).examples[0]
+    out = io.StringIO()
+    terminal.show_example(example, Console(file=out, width=40))
+    assert example.test in out.getvalue().splitlines()
+
+
+def test_a_test_without_a_counterexample_shows_what_pytest_showed() -> None:
+    """The summary has the text that it says is below, fenced so that it ends nothing."""
+    run = load(RUNS[0])
+    raw = "AssertionError: wrong\n```\n</details>"
+    example = replace(run.examples[0], kind="test", race=None, sequence=None, crash=None, deciding=None, raw=raw)
+    assert f"````\n{raw}\n````\n</details>" in markdown.render(replace(run, examples=(example,)))
+
+
+def test_only_what_is_wrong_with_a_call_is_marked() -> None:
+    """A file that is not there yet is an answer like others; the failing call among them is the one in red."""
+    run = load(GOLDEN / "fault-B33.json")
+    crash = run.examples[0].crash
+    assert crash is not None
+    calls = (replace(crash.operations[0], persisted="", note="FileNotFoundError"), *crash.operations[1:])
+    page = html.render(replace(run, examples=(replace(run.examples[0], crash=replace(crash, operations=calls)),)))
+    assert '<span class="muted">FileNotFoundError</span>' in page
+    assert re.search(r'<ol class="ops">.*<span class="bad">✕ [^<]+</span>', page, re.DOTALL)
+
+
 def test_the_terminal_shows_a_whole_run() -> None:
     """All examples and the headline, without control characters when it is no terminal."""
     out = io.StringIO()
@@ -97,6 +125,13 @@ def test_the_summary_names_every_failure() -> None:
     text = markdown.render(run)
     assert all(f"`{example.replay}`" in text for example in run.examples)
     assert "Left out" not in text
+
+
+def test_a_step_that_returns_nothing_has_an_empty_cell() -> None:
+    """Two backquotes with nothing between them would be shown as such."""
+    run = load(GOLDEN / "machine-B27.json")
+    assert any(step.returned == "" and step.expected is None for step in run.examples[0].sequence.steps)  # type: ignore[union-attr]
+    assert "``" not in markdown.render(run)
 
 
 def test_a_summary_over_its_budget_says_what_it_dropped() -> None:

@@ -182,6 +182,24 @@ def test_a_replay_that_diverges_is_told_in_one_line(name: str, tmp_path: Path) -
     result = CliRunner().invoke(main, ["replay", str(tmp_path / "counterexample.json")])
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert "does not replay: choice 0 of the schedule is 7" in result.output
+    assert result.output.endswith("Run the test that found it.\n")
+
+
+@pytest.mark.parametrize(
+    ("removed", "says"),
+    [(("transform", "transform_argument"), "In the first nothing failed."), ((), "")],
+    ids=["mended", "as recorded"],
+)
+def test_a_replay_of_a_mended_bug_says_so(removed: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    """What is shown ends in the recorded finding: whether the code of today has it, too, is said below."""
+    document = json.loads((GOLDEN / "B76.counterexample.json").read_text(encoding="utf-8"))
+    document |= dict.fromkeys(removed)
+    path = tmp_path / "counterexample.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    result = CliRunner().invoke(main, ["replay", str(path), "--times", "2"])
+    exact = 0 if removed else 2
+    last = f"{exact} of 2 replays did exactly what was recorded. {says}".rstrip()
+    assert (result.exit_code, result.output.splitlines()[-1]) == (1 if removed else 0, last)
 
 
 def lost(execution: Execution) -> str | None:

@@ -18,7 +18,7 @@ from storecheck.report.calls import CallError, literals, replaced, shown, spell,
 from storecheck.report.codec import encode
 from storecheck.report.document import Difference, Example, Step
 from storecheck.report.examples import REPLAYS, Origin
-from storecheck.report.failures import example_of_payload
+from storecheck.report.failures import example_of_failure, example_of_payload
 from storecheck.report.retelling import told_example_of
 from storecheck.report.told import Told, ToldCounterexample, ToldFinding
 from storecheck.verdict import Failure
@@ -177,3 +177,20 @@ def test_golden_examples_are_what_is_made_now(name: str) -> None:
             del operation["source"]
     for member in ("title", "verdict", "replays", "sequence", "crash"):
         assert made[member] == golden[member]
+
+
+@pytest.mark.parametrize(
+    ("shown", "title"),
+    [
+        (
+            "crew.ChildFailedError: writer raised:\nTraceback (most recent call last):\n  File\nConflictError: no\n",
+            "crew.ChildFailedError: writer raised: ConflictError: no",
+        ),
+        ("AssertionError: these differ:\n  1\n  2", "AssertionError: these differ:"),
+        ("", "tests/test_it.py::test"),
+    ],
+)
+def test_a_title_says_what_a_quoted_traceback_ends_in(shown: str, title: str) -> None:
+    """An error of a child process that is told with its traceback is named in the list of failures."""
+    failure = Failure(nodeid="tests/test_it.py::test", example=shown, replay="pytest")
+    assert example_of_failure(failure, None, shard=1).title == title

@@ -52,6 +52,15 @@ def test_what_is_no_adapter_is_wrong_usage(adapter: str) -> None:
     assert f"{adapter} makes no store" in done.stderr or f"{adapter} cannot be imported" in done.stderr
 
 
+def test_a_list_has_a_line_for_each_counterexample() -> None:
+    """Whatever a finding goes on to say: the list shows its first line, and numbers that agree with their nouns."""
+    directory = ROOT / "tests" / "concurrency" / "counterexamples"
+    listed = CliRunner().invoke(cli.main, ["list", str(directory)]).output.splitlines()
+
+    assert [line.partition(": ")[0] for line in listed] == list(map(str, sorted(directory.glob("*.json"))))
+    assert any("(1 process, 6 operations)" in line for line in listed)
+
+
 def test_a_module_that_is_missing_for_another_reason_is_not_explained_away() -> None:
     """Only what the extra brings is asked for; any other missing module is a defect, and is shown as one."""
     assert cli.is_of_the_extra("greenlet")
