@@ -25,12 +25,12 @@ from storecheck.explore import Check, explore
 from storecheck.history import Call, History
 from storecheck.history import Operation as HistoryOperation
 from storecheck.program import Json
-from storecheck.report import crashes
-from storecheck.report.document import Example, Replays, load
+from storecheck.report import crashes, histories
+from storecheck.report.document import Example, Replays, Step, load
 from storecheck.report.failures import example_of_payload
-from storecheck.report.histories import HistoryCounterexample
+from storecheck.report.histories import HistoryCounterexample, ToldHistory
 from storecheck.report.placeholders import SecretsNeededError, Substitution, without_secrets
-from storecheck.report.told import ToldCounterexample
+from storecheck.report.told import Told, ToldCounterexample, ToldFinding
 from storecheck.runner import Execution
 from storecheck.verdict import Failure
 from tests.report import making
@@ -187,6 +187,22 @@ def test_what_is_equal_stays_equal_and_what_differs_differs() -> None:
     assert stand_ins == [substitution.placeholder(secret) for secret in secrets]
 
 
+def test_a_placeholder_is_no_secret_that_comes_later() -> None:
+    """What was told from a secret stays told from it."""
+    substitution = of(TOKEN_1="5678", TOKEN_2="1111", TOKEN_3="1mas")
+    stand_ins = {substitution.placeholder(secret) for secret in ("5678", "1111", "1mas", "word")}
+    assert not stand_ins & {"5678", "1111", "1mas"}
+
+
+def test_operations_of_all_threads_have_placeholders() -> None:
+    """Those of the first thread and of the others."""
+    login = {"name": "login", "arguments": {"token": SECRET}}
+    team = {"operations": [login], "threads": [[login], [login]]}
+    changed = of(API_TOKEN=SECRET).document({"program": {"processes": [team]}})
+    assert json.dumps(changed).count("arguments") == 3
+    assert SECRET not in json.dumps(changed)
+
+
 def test_there_are_not_enough_short_values_for_many_short_secrets() -> None:
     """No two secrets get one placeholder: then the document is not written at all."""
     document = {"program": {"environment": {f"TOKEN_{letter}": letter for letter in "abcdefghijklm"}}}
@@ -291,6 +307,62 @@ def test_without_a_check_the_outcome_must_be_the_same() -> None:
     document["program"]["processes"][0]["operations"].append({"name": "load", "arguments": {}})
     with pytest.raises(SecretsNeededError, match="differs in more than the secrets"):
         without_secrets(document)
+
+
+def always(_: Execution) -> str:
+    """Fails always."""
+    return "always"
+
+
+def test_what_fails_only_sometimes_without_its_secret_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replay must fail."""
+    document = found_with(always, check_path=f"{__name__}:always")
+    assert "it does not fail in the same way each time" not in repr(tell(document, tmp_path / "steady"))
+    monkeypatch.setattr("storecheck.report.examples._replays", lambda *_, **__: Replays(failed=19, tried=20))
+    assert "it does not fail in the same way each time" in tell(document, tmp_path / "unsteady").verdict[-1]
+    assert list((tmp_path / "steady").iterdir())
+    assert not (tmp_path / "unsteady").exists()
+
+
+def play_longer_without(lines: Any) -> Told:
+    """The same goes wrong, with the secret in the first step, without it in the second."""
+    steps = tuple(
+        Step(
+            number=number, process=0, call="set", loose=(), model="", disk=0, disk_changed=False, disk_bytes=None,
+            returned="", expected=None, cache="",
+        )
+        for number in range(1 if SECRET in lines[0] else 2)
+    )  # fmt: skip
+    return Told(file="f", steps=steps, finding=ToldFinding(about="returned", message="it is wrong"))
+
+
+def test_calls_that_fail_elsewhere_without_their_secret_are_not_written() -> None:
+    """The same message after another number of steps is another failure."""
+    document = ToldCounterexample(
+        title="t",
+        player=f"{__name__}:play_longer_without",
+        calls=(f"set('authToken', '{SECRET}')",),
+        finding="it is wrong",
+        played=None,
+    ).to_json()
+    with pytest.raises(SecretsNeededError, match="fails in another step then"):
+        without_secrets(document)
+
+
+def test_a_record_that_is_judged_otherwise_without_its_secret_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must contradict itself in the same way."""
+    told_history = histories.told_history
+
+    def otherwise(document: HistoryCounterexample) -> ToldHistory:
+        told = told_history(document)
+        return told if SECRET in json.dumps(document.to_json()) else replace(told, cause=(*told.cause, "another"))
+
+    assert without_secrets(record_with("m:Gateway"))
+    monkeypatch.setattr(histories, "told_history", otherwise)
+    with pytest.raises(SecretsNeededError, match="judged otherwise"):
+        without_secrets(record_with("m:Gateway"))
 
 
 def test_a_secret_in_an_import_path_is_not_written() -> None:

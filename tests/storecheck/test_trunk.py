@@ -103,6 +103,19 @@ def test_a_branch_that_comes_out_otherwise_ends_the_search(monkeypatch: pytest.M
         explore(PROGRAMS["store"], strategy=PreemptionBounded(2), max_executions=250)
 
 
+def test_a_trunk_is_of_no_use_when_modules_were_imported_since() -> None:
+    """Code that is executed again does not import them again: it would do something else than is remembered."""
+    runner = Runner(PROGRAMS["store"])
+    with runner.collecting():
+        line = bytes(runner.run(PrefixChooser(()), remember="yes").choices)
+        trunk = runner.trunk()
+        assert trunk is not None
+        assert runner.grow(trunk, line, 1)
+        assert runner.grow(trunk, line, 2)
+        runner._images[0].load("colorsys")
+        assert not runner.grow(trunk, line, 3)
+
+
 def busy_machine() -> Machine:
     """A machine on which everything there is exists and is in some state that is not the first."""
     machine = Machine(MachineParameters(disk_bytes=10_000), {"d/a": b"content", "d/b": b"other"})
