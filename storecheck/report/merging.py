@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ KEPT_RUNS_MAX: Final = 100
 
 TESTS_NAMED_MAX: Final = 3
 """Other tests that an example names; how many more there are is said."""
+
+OTHER_TESTS: Final = re.compile(r"By the same cause fails? (.+)\.")
+"""The sentence that names tests which are not shown, as `_joined` writes it."""
 
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
@@ -281,15 +285,29 @@ def join_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
 
 
 def _joined(alike: Sequence[Example]) -> Example:
-    shown = min(alike, key=lambda example: (len(example.inputs), example.inputs))
+    shown = min(alike, key=lambda example: (_rows(example), len(example.inputs), example.inputs))
     shards = tuple(sorted({shard for example in alike for shard in example.shards}))
-    others = sorted({example.test for example in alike} - {shown.test, ""})
+    # What a shard has joined names the tests that it left out in a sentence: they are joined again, not said twice.
+    said = [found[1] for example in alike for found in map(OTHER_TESTS.fullmatch, example.verdict) if found is not None]
+    tests = {example.test for example in alike} | {test for each in said for test in re.findall(r"`([^`]+)`", each)}
+    others = sorted(tests - {shown.test, ""})
+    counted = [found[1] for found in (re.search(r" ([0-9]+) more$", each) for each in said) if found is not None]
+    unnamed = sum(map(int, counted)) + max(0, len(others) - TESTS_NAMED_MAX)
+    verdict = tuple(each for each in shown.verdict if OTHER_TESTS.fullmatch(each) is None)
     if not others:
         return replace(shown, shards=shards)
     named = [f"`{test}`" for test in others[:TESTS_NAMED_MAX]]
-    named += [f"{len(others) - TESTS_NAMED_MAX} more"] if len(others) > TESTS_NAMED_MAX else []
-    sentence = f"By the same cause {'fails' if len(others) == 1 else 'fail'} {words.joined(named)}."
-    return replace(shown, shards=shards, verdict=(*shown.verdict, sentence))
+    named += [f"{unnamed} more"] if unnamed else []
+    sentence = f"By the same cause {'fails' if len(named) == 1 else 'fail'} {words.joined(named)}."
+    return replace(shown, shards=shards, verdict=(*verdict, sentence))
+
+
+def _rows(example: Example) -> int:
+    """How much a reader has to look through."""
+    points = example.race.points if example.race is not None else ()
+    steps = example.sequence.steps if example.sequence is not None else ()
+    operations = example.crash.operations if example.crash is not None else ()
+    return len(points) + len(steps) + len(operations)
 
 
 def _merged_promises(runs: Sequence[Run]) -> tuple[PromiseVerdict, ...]:

@@ -104,6 +104,23 @@ def test_of_many_tests_of_a_cause_some_are_named_and_the_rest_counted(tests: str
     assert joined.verdict[-1] == f"By the same cause fail `b`, `c`{'' if tests == 'abcd' else ', `d`'} {last}."
 
 
+def test_what_shards_have_joined_is_joined_again() -> None:
+    """One sentence names the tests of all shards, and counts those that a shard only counted."""
+    (race,) = shard(1, mutant="B76").examples
+    parts = [join_examples(replace(race, test=test) for test in tests)[0] for tests in ("ab", "cdefgh", "i")]
+    (joined,) = join_examples(parts)
+    assert joined.verdict == (*race.verdict, "By the same cause fail `b`, `c`, `d` and 5 more.")
+    assert join_examples([joined]) == (joined,)
+
+
+def test_the_smallest_example_is_the_one_with_least_to_look_at() -> None:
+    """Not the one with the shortest inputs: nothing on disk is said shortly, and begins with many calls."""
+    (race,) = shard(1, mutant="B76").examples
+    assert race.race is not None
+    longer = replace(race, inputs="", race=replace(race.race, points=race.race.points * 2))
+    assert join_examples([longer, race])[0].race == race.race
+
+
 def test_what_several_shards_say_is_counted_once() -> None:
     """A known failure that two shards met, a planted bug that two promises kill; the run began with its first shard."""
     known = KnownFailure(test="t.py::known", reason="issue 1", fingerprint="f")
