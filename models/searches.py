@@ -225,6 +225,9 @@ class StorePromises:
 as_promised = StorePromises()
 """For counterexamples, which name their check by import path."""
 
+as_promised_and_swept = StorePromises(sweeps=True)
+"""The same for races that end with a sweep."""
+
 
 # --- the exact check, for programs with writers that ignore the lock --------------------------------------------
 
@@ -375,6 +378,11 @@ class Race:
     def check(self, transform: Transform | None = None) -> StorePromises:
         """What every run has to satisfy."""
         return StorePromises(transform, self.sweeps)
+
+    @property
+    def check_path(self) -> str:
+        """Where a counterexample of this race finds its check: without it, no ordering is searched for."""
+        return f"{__name__}:{'as_promised_and_swept' if self.sweeps else 'as_promised'}"
 
 
 ONE: Final = b'{\n  "a": {\n    "n": 0\n  }\n}'

@@ -34,7 +34,13 @@ RANDOM_SEED = 1
 def test_a_race_over_several_chunks(race: Race, evidence: Evidence) -> None:
     """No schedule that is run breaks a promise of the race."""
     for strategy in (RandomSchedules(executions=RANDOM_EXECUTIONS, seed=RANDOM_SEED), PreemptionBounded(1)):
-        result = verify(race.program, strategy=strategy, check=race.check(), max_executions=BOUNDED_EXECUTIONS)
+        result = verify(
+            race.program,
+            strategy=strategy,
+            check=race.check(),
+            check_path=race.check_path,
+            max_executions=BOUNDED_EXECUTIONS,
+        )
         assert result.cut_runs == 0
         evidence.add(schedules=result.executions, histories=result.executions)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.exploring import FILE, SPELLINGS
-from models.searches import FOREIGN, SESSIONS, StorePromises
+from models.searches import FOREIGN, SESSIONS, as_promised
 from storecheck import Operation, PreemptionBounded, ProcessProgram, Program, RandomSchedules
 from storecheck.drawing import machines, programs, verify
 from storecheck.pytest_plugin import Evidence
@@ -77,7 +77,13 @@ FOREIGNER = st.lists(FOREIGN_OPERATIONS, min_size=1, max_size=2).map(
 def search(program: Program, evidence: Evidence) -> None:
     """Run the program's schedules; a failure comes back as the smallest schedule, with its lanes."""
     for strategy in (PreemptionBounded(1), RandomSchedules(executions=RANDOM_EXECUTIONS, seed=0)):
-        result = verify(program, strategy=strategy, check=StorePromises(), max_executions=BOUNDED_EXECUTIONS)
+        result = verify(
+            program,
+            strategy=strategy,
+            check=as_promised,
+            check_path="models.searches:as_promised",
+            max_executions=BOUNDED_EXECUTIONS,
+        )
         assert result.cut_runs == 0
         evidence.add(schedules=result.executions, histories=result.executions)
 

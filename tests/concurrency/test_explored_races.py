@@ -15,7 +15,7 @@ import pytest
 from models.mutants.interleaving import race_id
 from models.searches import RACES, Race
 from storecheck import Execution, Exhausted, PreemptionBounded, RandomSchedules, Sampled
-from storecheck.counterexample import digest_of
+from storecheck.counterexample import digest_of, import_path
 from storecheck.drawing import verify
 from storecheck.explore import explore
 from storecheck.pytest_plugin import Evidence
@@ -44,12 +44,19 @@ def test_a_race_is_run_through(race: Race, evidence: Evidence, record_property: 
             race.program,
             strategy=strategy,
             check=race.check(),
+            check_path=race.check_path,
             max_executions=BOUNDED_EXECUTIONS,
             shrink_program=True,
         )
         assert result.cut_runs == 0, "a run that is cut off shows nothing: raise max_steps"
         record_property("search", str(result.verdict))
         evidence.add(schedules=result.executions, histories=result.executions)
+
+
+@races
+def test_a_race_names_its_check(race: Race) -> None:
+    """A failing race is told with the ordering that decides, and judged anew by its replays: both need the check."""
+    assert import_path(race.check_path) == race.check()
 
 
 @pytest.mark.parametrize("name", ["a cache and a writer", "a foreign rename", "a file that appears"])
