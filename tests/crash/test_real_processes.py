@@ -318,6 +318,20 @@ def test_a_recording_that_proves_nothing_is_an_error(program: str, says: str, tm
         record_real(f"tests.crash.test_real_processes:{program}", directory=tmp_path)
 
 
+def test_names_that_end_in_a_slash_are_those_of_directories(tmp_path: Path) -> None:
+    """CPython 3.13 lists directories by such names; programs may make and rename them so."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    program = "import os, sys; os.mkdir(sys.argv[1] + '{0}'); os.rename(sys.argv[1] + '{0}', sys.argv[1] + '2{0}')"
+    program += "; os.close(os.open(sys.argv[1] + '2{0}', os.O_RDONLY)); os.rmdir(sys.argv[1] + '2{0}')"
+    with_slash, without = (
+        trace_real(program.format(slash), directory / "sub", directory=directory, scratch=tmp_path)
+        for slash in ("/", "")
+    )
+    assert len(without.events) > 2
+    assert plain(with_slash) == plain(without)
+
+
 def test_what_is_not_understood_is_an_error(tmp_path: Path) -> None:
     """A call that changes files and has no meaning for the recorder stops it."""
     reason = why_not()

@@ -109,6 +109,31 @@ def test_a_secret_is_masked_in_other_spellings_and_cut_off() -> None:
         'SWORDFISH "7" Ü/END',
     ):
         assert "swordfish" not in mask_text(text, {secret}).lower()
+        assert MASK in mask_text(text, {secret}), text
+    encoded = base64.b64encode(secret.encode()).decode()
+    assert encoded.endswith("=")
+    assert mask_text(f"{encoded} and {encoded.rstrip('=')}", {secret}) == f"{MASK}= and {MASK}"
+
+
+@pytest.mark.parametrize("text", ["…and-more", "...and-more", "…fish-and-more", "'...dfish-and-more' == 'x'"])
+def test_the_end_of_a_secret_after_an_ellipsis_is_masked(text: str) -> None:
+    """As pytest and lanes cut what is too long at its beginning."""
+    assert "and-more" not in mask_text(text, {"swordfish-and-more"})
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "EC "])
+def test_a_private_key_is_masked_without_a_name(kind: str) -> None:
+    """Its header is enough."""
+    header = f"-----BEGIN {kind}PRIVATE KEY-----"
+    text = f"{header}\nMIIEvQIBADANBgkqhkiG9w0BAQEF\n-----END {kind}PRIVATE KEY-----"
+    assert "MIIEvQ" not in mask_text(text)
+    assert mask_text(text).startswith(header)
+
+
+def test_marks_of_a_masked_call_are_left_out() -> None:
+    """They count characters of what the call was; those of other calls stay."""
+    calls = [{"call": f"set('s', 'apiKey', '{SECRET}')", "loose": [4, 7]}, {"call": "load('s')", "loose": [5, 8]}]
+    assert [each["loose"] for each in mask(calls)] == [[], [5, 8]]
 
 
 def test_what_may_be_code_is_masked_in_its_place_only() -> None:

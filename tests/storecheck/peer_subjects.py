@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
+from collections.abc import Callable
 
 
 class Unlocked:
@@ -143,6 +145,15 @@ class UnlockedInC(Unlocked):
     not_simulated = "it says so"
 
 
+class LiesInC(UnlockedInC):
+    """Its writer does not know what it replaced."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Set one session, and say something else."""
+        super().update(session, version)
+        return "never there"
+
+
 class Owned(Unlocked):
     """Believes that it is alone from the moment it is opened: what others write is overwritten by its next update."""
 
@@ -197,6 +208,41 @@ class NeverEnds(Locked):
         except OSError:
             while True:
                 os.stat(self._path)
+
+
+class NeverComesBack(Locked):
+    """Waits for ever in each update."""
+
+    def update(self, session: str, version: str) -> str | None:
+        """Wait."""
+        while True:
+            os.stat(self._path)
+
+
+def _counter() -> Callable[[], int]:
+    numbers = itertools.count()
+    return lambda: next(numbers)
+
+
+next_number = _counter()
+"""Nobody can put it back: it is in no module, but closed over."""
+
+
+class Unsteady(Locked):
+    """Looks elsewhere each time."""
+
+    def load(self) -> dict[str, str]:
+        """Everything."""
+        os.access(f"{self._path}{next_number()}", os.R_OK)
+        return super().load()
+
+
+class OpensMore(Locked):
+    """Makes a file when it is opened."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        os.close(os.open(os.path.join(root, "opened"), os.O_RDWR | os.O_CREAT, 0o600))
 
 
 class WritesNothing(Unlocked):

@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from storecheck.peers.examine import Finding, examine, table, update
 from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES
+from storecheck.processes import Race, RaceResult, run_race
 from storecheck.program import Program, at_path, process
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +193,54 @@ def test_a_race_accuses_nobody_of_what_was_not_promised(subject: str, promise: s
     assert (found.outcome, found.promised) == ("kept", True), found.evidence
     assert "raced only" in found.evidence
     assert ("kills" in found.evidence) == (promise == "kills")
+
+
+def test_a_race_of_readers_does_not_judge_the_writer() -> None:
+    """What its updates answer is another promise."""
+    found = of_promise("LiesInC", "reads")
+    assert found.outcome == "kept", found.evidence
+
+
+@pytest.mark.parametrize(
+    ("subject", "promise", "nothing"), [("UnlockedInC", "reads", "overlaps"), ("Owned", "kills", "kills")]
+)
+def test_a_race_in_which_nothing_happened_shows_nothing(
+    subject: str, promise: str, nothing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody met anybody, or nobody was killed before the end."""
+
+    def uneventful(race: Race) -> RaceResult:
+        result = run_race(race)
+        return replace(result, met={**result.met, nothing: 0})
+
+    monkeypatch.setattr("storecheck.peers.examine.run_race", uneventful)
+    assert of_promise(subject, promise).outcome == "not examined"
+
+
+def test_a_store_that_does_otherwise_each_time_is_raced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No schedule of it can be replayed, so none proves anything."""
+    monkeypatch.setattr("storecheck.peers.examine.RACES", 1)
+    found = of_promise("Unsteady", "updates")
+    assert "raced only (it cannot be simulated: " in found.evidence
+
+
+def test_a_search_of_runs_that_do_not_end_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None was judged."""
+    monkeypatch.setattr("storecheck.peers.examine.SEARCH_EXECUTIONS", 2)
+    found = of_promise("NeverComesBack", "updates")
+    assert found.outcome == "not examined", found.evidence
+    assert found.evidence.startswith("no run came to its end: ")
+
+
+def test_calls_that_open_the_store_are_not_made_to_fail() -> None:
+    """They are no part of an update: the same calls fail as without them, each by the number that it has then."""
+    plain, more = (
+        failing_calls(Program(adapter=f"{SUBJECTS}:{name}", files=FILES, processes=(process(update(1)),)))
+        for name in ("Locked", "OpensMore")
+    )
+    assert [(name, fault.call + 2) for name, fault in plain.failures] == [
+        (name, fault.call) for name, fault in more.failures
+    ]
 
 
 def test_calls_that_other_stores_make_fail_too() -> None:

@@ -18,7 +18,7 @@ from storecheck.machine.disk import READ
 from storecheck.program import ProcessProgram
 from storecheck.runner import Execution, Remember, Runner
 from storecheck.schedule import Strategy, remembering
-from storecheck.schedule.remembering import NOTICED, Memory, NotDeterministic, Site
+from storecheck.schedule.remembering import BLOCK, NOTICED, Memory, NotDeterministic, Request, Site
 from storecheck.schedule.strategies import PrefixChooser
 from tests.storecheck import outside_state
 
@@ -258,3 +258,10 @@ def test_requests_end_where_moments_do() -> None:
     site = Site("read", lambda *arguments: arguments, kind=NOTICED)
     memory = Memory(moments_max=0)
     assert memory.request(site, (3,)) is not memory.request(site, (3,))
+
+
+def test_a_wait_is_the_same_only_with_the_same_timeout() -> None:
+    """Else a process that waits longer each time would pass for deterministic."""
+    first, longer, again = (Request(BLOCK, "wait", timeout_ns=timeout_ns) for timeout_ns in (1, 2, 1))
+    assert first.same_as(again)
+    assert not first.same_as(longer)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from storecheck import MachineParameters, PreemptionBounded, Program
+from storecheck import MachineParameters, Operation, PreemptionBounded, ProcessProgram, Program
 from storecheck.explore import explore
 from storecheck.machine import LOCK_EX, Inode, Machine, OpenFile, Process, Waiter
 from storecheck.machine.copying import copy_of
@@ -80,6 +80,24 @@ def test_a_branch_comes_out_as_if_run_from_the_start(name: str, step_ns: int, mo
     elif executions == SCHEDULES:
         assert len(branches) > executions // 2
         assert len({at for at, _ in branches}) > 3
+
+
+def test_what_a_check_does_to_a_result_is_not_done_to_those_of_branches() -> None:
+    """Operations that ended before a branch leaves have results of their own in it."""
+
+    def spoil(execution: Execution) -> str | None:
+        for record in execution.operations:
+            if isinstance(record.result, dict):
+                if "spoilt" in record.result:
+                    return "it was spoilt in another run"
+                record.result["spoilt"] = True
+        return None
+
+    update = Operation("add", {"key": "a"})
+    processes = tuple(ProcessProgram(operations=each) for each in ((Operation("load"), update), (update,), (update,)))
+    program = replace(PROGRAMS["store"], processes=processes)
+    found = explore(program, strategy=PreemptionBounded(2), check=spoil, max_executions=SCHEDULES)
+    assert found.failure is None, found.failure
 
 
 def test_branches_at_forks_use_up_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
