@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from storecheck.report.document import load
+from storecheck.report.examples import _order_of
 from storecheck.report.merging import join_examples
 from tests.report.making import CASES, GOLDEN, NAMES, Case, make
 
@@ -27,3 +30,15 @@ def test_a_sync_too_early_is_the_same_cause_as_none() -> None:
     run, _ = make(Case(mutant="B28", processes=case.processes, crash=True))
     assert run.examples[0].fingerprint == BY_NAME["B27"].fingerprint
     assert run.examples[0].fingerprint != BY_NAME["B25"].fingerprint
+
+
+def test_the_numbers_of_processes_do_not_count() -> None:
+    """The same order by other processes is the same cause; another order is not."""
+    (example,) = load(GOLDEN / "B76.json").examples
+    race, deciding = example.race, example.deciding
+    assert race is not None
+    assert deciding is not None
+    order = _order_of(race, None, deciding)
+    others = tuple(replace(point, process=5 - point.process) for point in deciding.points)
+    assert _order_of(race, None, replace(deciding, points=others)) == order
+    assert _order_of(race, None, replace(deciding, points=others[::-1])) != order

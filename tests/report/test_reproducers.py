@@ -175,6 +175,16 @@ def test_a_counterexample_that_does_not_replay_is_still_told(name: str, tmp_path
     fingerprint_of_payload(payload, "")  # a known failure whose cause nobody can tell: no error
 
 
+def test_a_run_that_is_another_does_not_count_as_a_replay(tmp_path: Path) -> None:
+    """Although it fails by the same finding: something that is not recorded has changed it."""
+    document = json.loads((GOLDEN / "B76.counterexample.json").read_text(encoding="utf-8")) | {"digest": "0" * 64}
+    failure = Failure(nodeid="test_x.py::test_x", example="it failed", replay="pytest test_x.py::test_x")
+    example = example_of_payload({"document": document}, failure, None, shard=1, directory=tmp_path)
+    assert example.replays is not None
+    assert example.replays.failed == 0
+    assert "It no longer fails when it is replayed." in example.verdict[-1]
+
+
 @pytest.mark.parametrize("name", ["B76", "B25"])
 def test_a_replay_that_diverges_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     """Of a schedule and of a power loss alike: exit status 1, as for everything that is not what was recorded."""
