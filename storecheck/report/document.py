@@ -480,6 +480,11 @@ class Run:
     made_by: str
 
     @property
+    def ran(self) -> bool:
+        """Whether any test ran to its end. Without one, nothing is known: that is no success."""
+        return any(shard.passed or shard.failed or shard.known for shard in self.shards)
+
+    @property
     def failed(self) -> bool:
         """Whether anything failed or is missing. A promise that is not verified is no failure, and no success."""
         return bool(

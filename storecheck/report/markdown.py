@@ -25,7 +25,7 @@ NOTE_BYTES: Final = 400
 
 def render(run: Run, *, budget_bytes: int = BUDGET_BYTES) -> str:
     """The summary, at most `budget_bytes` long."""
-    head = f"## {'✕' if run.failed else '✓'} {_text(words.headline(run))}\n"
+    head = f"## {'✕' if run.failed or not run.ran else '✓'} {_text(words.headline(run))}\n"
     foot = _foot(run)
     left = budget_bytes - len(f"{head}{foot}".encode()) - NOTE_BYTES
     parts: list[str] = []

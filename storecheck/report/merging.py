@@ -364,7 +364,7 @@ def figures_of(run: Run, parts: Sequence[Run]) -> Mapping[str, float]:
 
 def exit_status(run: Run) -> int:
     """3 if a shard is missing or no test ran at all, else 1 if anything failed, else 0."""
-    if run.missing_shards or not any(shard.passed or shard.failed or shard.known for shard in run.shards):
+    if run.missing_shards or not run.ran:
         return EXIT_INCOMPLETE
     return EXIT_FAILED if run.failed else EXIT_PASSED
 

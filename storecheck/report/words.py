@@ -54,6 +54,8 @@ def headline(run: Run) -> str:
         return plural(len(run.examples), "failing example")
     if run.failed:
         return f"{plural(int(run.figures.get('failed', 0)), 'test')} failed"
+    if not run.ran:
+        return "no test ran"
     return promise_headline(run) if run.promises else "nothing failed"
 
 

@@ -127,6 +127,16 @@ def test_the_summary_names_every_failure() -> None:
     assert "Left out" not in text
 
 
+def test_a_run_without_a_test_is_no_success() -> None:
+    """What no test looked at is not marked as passed, and the headline says why."""
+    run = load(RUNS[0])
+    nothing = replace(run, examples=(), shards=(replace(run.shards[0], passed=0, failed=0, known=0, exit_status=5),))
+    assert markdown.render(nothing).startswith("## ✕ no test ran\n")
+    assert "<title>no test ran" in html.render(nothing)
+    one = replace(nothing, shards=(replace(nothing.shards[0], passed=1, exit_status=0),))
+    assert markdown.render(one).startswith("## ✓ ")
+
+
 def test_a_step_that_returns_nothing_has_an_empty_cell() -> None:
     """Two backquotes with nothing between them would be shown as such."""
     run = load(GOLDEN / "machine-B27.json")
