@@ -277,11 +277,14 @@ def merge_examples(shards: Path, into: Path) -> int:
 
 
 def join_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """One per fingerprint, the smallest, found by all the shards that found one; it names the other tests."""
+    """One per fingerprint, the smallest, found by all the shards that found one; it names the other tests.
+
+    Failing tests without a counterexample come last: what says most is read first.
+    """
     by_cause: dict[str, list[Example]] = {}
     for example in examples:
         by_cause.setdefault(example.fingerprint, []).append(example)
-    return tuple(map(_joined, by_cause.values()))
+    return tuple(sorted(map(_joined, by_cause.values()), key=lambda example: example.kind == "test"))
 
 
 def _joined(alike: Sequence[Example]) -> Example:

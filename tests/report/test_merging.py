@@ -121,6 +121,18 @@ def test_the_smallest_example_is_the_one_with_least_to_look_at() -> None:
     assert join_examples([longer, race])[0].race == race.race
 
 
+def test_what_explains_itself_is_shown_first() -> None:
+    """Tests that left no counterexample come after those that did, in their order."""
+    (race,) = shard(1, mutant="B76").examples
+    found = [
+        replace(race, kind="test", fingerprint="a"),
+        replace(race, fingerprint="b"),
+        replace(race, kind="test", fingerprint="c"),
+        replace(race, fingerprint="d"),
+    ]
+    assert [each.fingerprint for each in join_examples(found)] == ["b", "d", "a", "c"]
+
+
 def test_what_several_shards_say_is_counted_once() -> None:
     """A known failure that two shards met, a planted bug that two promises kill; the run began with its first shard."""
     known = KnownFailure(test="t.py::known", reason="issue 1", fingerprint="f")
