@@ -53,7 +53,7 @@ def secrets_of_error(error: BaseException, *, below: Path) -> set[str]:
             path = Path(frame.f_code.co_filename)
             if not path.is_relative_to(below) or "site-packages" in path.parts:
                 continue
-            found |= secret_values(_Plain().of(frame.f_locals))
+            found |= secret_values(_Plain().of(dict(frame.f_locals)))  # a view from CPython 3.13 on
             statement = _statement(frame.f_code.co_filename, line)
             if statement is not None and _compares_a_secret(statement):
                 found.update(set(_compared(said)) - _words_of(statement))
