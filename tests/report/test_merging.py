@@ -475,6 +475,13 @@ def test_the_variables_of_ci_say_which_shard(environ: dict[str, str], expected: 
     assert shard_of_ci(environ) == expected
 
 
+@pytest.mark.parametrize(("index", "count"), [("x", "3"), ("1", "x")])
+def test_variables_of_ci_that_are_no_numbers_are_named(index: str, count: str) -> None:
+    """Both, with what they are."""
+    with pytest.raises(ValueError, match=f'CI_NODE_INDEX is "{index}" and CI_NODE_TOTAL is "{count}"'):
+        shard_of_ci({"CI_NODE_INDEX": index, "CI_NODE_TOTAL": count})
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/2/3", "a/b", "", "-1/3"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
     """The error says what to give."""

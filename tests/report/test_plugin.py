@@ -23,7 +23,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ReadOnlyDatabase
 
 from storecheck.cli import main
 from storecheck.report.document import load
-from storecheck.report.plugin import RUN_VARIABLES, open_database, shared_database
+from storecheck.report.plugin import RUN_VARIABLES, _counterexample_in, open_database, shared_database
 from tests.report.making import GOLDEN
 
 PROMISES = """
@@ -192,6 +192,8 @@ def test_a_failure_in_text_that_is_no_utf_8_is_reported(project: pytest.Pytester
     run(project, "test_halves.py", *workers).assert_outcomes(failed=1, skipped=1, passed=1)
     report = load(project.path / "report" / "run.json")
     assert r"a\ud83d" in report.examples[0].raw
+    (part,) = report.shards
+    assert (part.failed, part.skipped, part.passed) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_seeds_of_a_search_differ_and_a_gate_repeats(pytester: pytest.Pytester, 
 NARROW = """
 from hypothesis import given, settings, strategies as st
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 10**9))
 def test_narrow(number):
     with open("drawn", "a") as drawn:
@@ -318,6 +320,20 @@ def test_what_one_search_finds_the_next_one_tries_first(pytester: pytest.Pyteste
     assert before
     assert search(2, "--example-database", shared)[0] == 1000
     assert sorted(pytester.path.joinpath("shared").rglob("*")) == before
+
+
+@pytest.mark.parametrize("where", ["cause", "context", "group"])
+def test_a_counterexample_is_found_wherever_an_error_carries_it(where: str) -> None:
+    """On the error that it came of, or on one of several that were raised together."""
+    inner, outer = ValueError("x"), RuntimeError("y")
+    vars(inner)["counterexample"] = "found"
+    if where == "group":
+        vars(outer)["exceptions"] = (KeyError("z"), inner)
+    else:
+        setattr(outer, f"__{where}__", inner)
+    inner.__context__ = outer  # a circle
+    assert _counterexample_in(outer) is inner
+    assert _counterexample_in(KeyError("z")) is None
 
 
 def test_a_run_that_is_killed_leaves_no_earlier_report(project: pytest.Pytester) -> None:
