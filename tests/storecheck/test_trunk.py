@@ -159,6 +159,7 @@ def busy_machine() -> Machine:
     one.cwd = machine.mount.entries["d"]
     one.umask, one.random_drawn = 0o77, 3
     one.inheritable.add(new)
+    machine.opened(one, new).inode.private_to = one
     machine.unlink(one, "b")
     machine.existing(two, "d/a")
     two.alive = False
