@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from sessionstore.errors import LockTimeoutError, ReentrantUpdateError, StoreError
+from sessionstore.mutex import Mutex
 
 if TYPE_CHECKING:
     import filelock
@@ -68,7 +69,7 @@ class PathLock:
     __slots__ = ("holder", "kernel_wait", "mutex", "owner", "released_ns", "turns")
 
     def __init__(self) -> None:
-        self.mutex = threading.Lock()
+        self.mutex = Mutex()
         self.turns: collections.deque[_Turn] = collections.deque()
         self.owner: Owner | None = None
         self.holder: WriteLock | None = None
@@ -103,7 +104,7 @@ class _KernelWait:
     __slots__ = ("_descriptor", "_error", "_listening", "_mutex", "_over", "_state")
 
     def __init__(self, descriptor: int) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = Mutex()
         self._over = threading.Lock()  # free once the wait is over; who gets it gives it back
         self._descriptor = descriptor
         self._error: OSError | None = None

@@ -8,10 +8,10 @@ the right to trust what another process cached.
 from __future__ import annotations
 
 import os
-import threading
 
 from sessionstore import lock
 from sessionstore.cache import Cache
+from sessionstore.mutex import Mutex
 
 MAX_IDLE_LOCKS = 128
 MAX_REMEMBERED_WARNINGS = 4096
@@ -22,7 +22,7 @@ class Process:
     """State of one process. Its `mutex` guards all but the lock queues, which have their own."""
 
     def __init__(self) -> None:
-        self.mutex = threading.Lock()
+        self.mutex = Mutex()
         self.cache = Cache()
         self.warned_paths: set[str] = set()
         self.warned_variables: set[str] = set()

@@ -161,6 +161,14 @@ LOCK_MUTANTS: tuple[Mutant, ...] = (
         ("tests/concurrency/test_interrupts.py::test_interrupted_at_every_moment_of_waiting",),
     ),
     Mutant(
+        "B21m",
+        "lock: a mutex that is taken and not given back",
+        "Whoever is interrupted right after taking a mutex, before the block that it guards, leaves it taken.",
+        "LOCK5",
+        (Patch("mutex", "                self.release()\n", "                pass\n"),),
+        ("tests/unit/test_mutex.py::test_an_interruption_right_after_taking_it_leaves_it_free",),
+    ),
+    Mutant(
         "B45",
         "update: read before the lock",
         "The content is read first and the lock is taken then.",

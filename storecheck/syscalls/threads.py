@@ -379,8 +379,15 @@ def build_thread(context: Context) -> ModuleType:
     module = ModuleType("_thread", real_thread.__doc__)
     threads = _Threads(context)
 
-    def new_rlock() -> RLock:
-        return RLock(context)
+    class rlock(RLock):
+        """The type of reentrant locks, which programs may derive from."""
+
+        __slots__ = ()
+
+        def __init__(self) -> None:
+            super().__init__(context)
+
+    rlock.__module__, rlock.__qualname__ = "_thread", "RLock"
 
     class lock(Lock):
         """The type of locks. Up to CPython 3.12 nobody can make one by it; since then `threading.Lock` is this."""
@@ -399,7 +406,7 @@ def build_thread(context: Context) -> ModuleType:
         {
             "LockType": lock,
             "lock": lock,
-            "RLock": new_rlock,
+            "RLock": rlock,
             "TIMEOUT_MAX": TIMEOUT_MAX,
             "_ExceptHookArgs": getattr(real_thread, "_ExceptHookArgs", None),
             "_excepthook": threads.excepthook,
