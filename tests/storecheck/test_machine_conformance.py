@@ -75,8 +75,11 @@ class Conformance(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.real_root = tempfile.mkdtemp(dir=self.base)
-        Path(self.real_root).chmod(0o755)
+        # Links lead to the parent, too: each run has its own, as each machine has its own root.
+        self.real_parent = tempfile.mkdtemp(dir=self.base)
+        Path(self.real_parent).chmod(0o755)
+        self.real_root = f"{self.real_parent}{MOUNT}"
+        os.mkdir(self.real_root)
         umask = os.umask(0)
         os.umask(umask)
         self.machine = Machine(MachineParameters(uid=os.getuid(), gid=os.getgid(), umask=umask))
@@ -92,8 +95,8 @@ class Conformance(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _, real in self.slots.values():
             os.close(real)
-        os.system(f"chmod -R u+rwX {self.real_root}")
-        shutil.rmtree(self.real_root)
+        os.system(f"chmod -R u+rwX {self.real_parent}")
+        shutil.rmtree(self.real_parent)
         self.image.context.idle()
 
     # Comparing
