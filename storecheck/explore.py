@@ -331,7 +331,7 @@ class _Trunks:
             return None
         prefix = line[:at]
         kept = self._at_forks.pop(prefix, None)
-        if kept is not None:
+        if kept is not None and self._runner.is_of_use(kept[0]):
             trunk, uses = kept
             if uses > 1:
                 self._at_forks[prefix] = trunk, uses - 1

@@ -367,8 +367,7 @@ class Runner:
 
     def grow(self, trunk: Trunk, line: bytes, at: int) -> bool:
         """Have the trunk go on: see `Trunk.grow`. False also if it is of no use because modules were imported since."""
-        self._look_for_modules()
-        if trunk.epoch != self._modules:
+        if not self.is_of_use(trunk):
             return False
         self._direct_calls_to(trunk.executor)
         try:
@@ -376,6 +375,11 @@ class Runner:
         finally:
             for image in self._images:
                 image.context.idle()
+
+    def is_of_use(self, trunk: Trunk) -> bool:
+        """Whether no module was imported since the trunk began: what was remembered until then is forgotten."""
+        self._look_for_modules()
+        return trunk.epoch == self._modules
 
     def second_trunk(self, trunk: Trunk) -> Trunk:
         """Another trunk where this one stands."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from storecheck import MachineParameters, Operation, PreemptionBounded, ProcessProgram, Program
-from storecheck.explore import explore
+from storecheck.explore import _Trunks, explore
 from storecheck.machine import LOCK_EX, Inode, Machine, OpenFile, Process, Waiter
 from storecheck.machine.copying import copy_of
 from storecheck.machine.inode import RecordLock
@@ -132,6 +132,23 @@ def test_a_trunk_is_of_no_use_when_modules_were_imported_since() -> None:
         assert runner.grow(trunk, line, 2)
         runner._images[0].load("colorsys")
         assert not runner.grow(trunk, line, 3)
+
+
+def test_a_trunk_at_a_fork_is_of_no_use_when_modules_were_imported_since() -> None:
+    """The copy was made before, and the run that is to go on from it would not import them."""
+    runner = Runner(PROGRAMS["store"])
+    trunks = _Trunks(runner)
+    chooser = PrefixChooser((0,), line=b"\0")
+    with runner.collecting():
+        runner.run(PrefixChooser(()), remember="yes")
+        for is_there in (True, False):
+            trunk = runner.trunk()
+            assert trunk is not None
+            trunks._at_forks[b""] = trunk, 1
+            if not is_there:
+                runner._images[0].load("colorsys")
+            found = trunks.beginning_of(chooser)
+            assert (found is not None and found[0] is trunk) is is_there
 
 
 def busy_machine() -> Machine:
