@@ -146,7 +146,7 @@ def test_a_trunk_at_a_fork_is_of_no_use_when_modules_were_imported_since() -> No
             assert trunk is not None
             trunks._at_forks[b""] = trunk, 1
             if not is_there:
-                runner._images[0].load("colorsys")
+                runner._images[0].load("stringprep")  # another than above: images are used again
             found = trunks.beginning_of(chooser)
             assert (found is not None and found[0] is trunk) is is_there
 
