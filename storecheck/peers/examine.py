@@ -16,10 +16,12 @@ from typing import Final, Literal
 from storecheck.counterexample import Counterexample, from_failure
 from storecheck.crash import MODELS
 from storecheck.explore import Exploration, explore
+from storecheck.history import History
 from storecheck.linearizability import UndecidedError
 from storecheck.machine import MachineParameters
 from storecheck.peers.contract import (
     CHECK_PATH,
+    FIRST,
     SESSIONS,
     first_files,
     in_terms_of_sessions,
@@ -30,8 +32,8 @@ from storecheck.peers.contract import (
 from storecheck.peers.failing_calls import failing_calls
 from storecheck.peers.power import VERSIONS, NotExaminedError, PowerLoss, examine_power
 from storecheck.peers.protocol import PROMISES, PromiseName, adapter_promises
-from storecheck.processes import Confirmation, Race, RaceResult, Team, confirm, run_race
-from storecheck.program import Operation, ProcessProgram, Program, ProgramError, at_path, process
+from storecheck.processes import Confirmation, Race, RaceResult, Team, by_position, confirm, run_race
+from storecheck.program import Json, Operation, ProcessProgram, Program, ProgramError, at_path, process
 from storecheck.runner import NoEvidence
 from storecheck.schedule import Fault, PreemptionBounded
 from storecheck.schedule.remembering import NotDeterministic
@@ -246,6 +248,8 @@ def _by_race(path: str, promise: PromiseName, reason: str) -> Finding:
         met += result.met["overlaps"]
         killed += result.met["kills"]
         try:
+            if promise == "reads":
+                result = replace(result, history=_answered_right(result.history))
             problem = _wrong_with(result, path)
         except UndecidedError as error:
             undecided = f"race {seed + 1} of real processes ({reason}): {error}"
@@ -268,6 +272,22 @@ def _wrong_with(result: RaceResult, path: str) -> str:
     problem = "; ".join(result.stuck)
     problem = problem or unexpected_error(in_terms_of_sessions(result.history), path, faulty=False) or ""
     return problem or judge_history(result.history, path, result.files) or ""
+
+
+def _answered_right(history: History) -> History:
+    """The history with the answers that the updates of its one writer should have: what they answer is not judged."""
+    held: dict[str, Json] = dict(FIRST)
+    operations = []
+    for each in by_position(history).operations:
+        call = each.call
+        if call.name == "update" and call.outcome == "returned":
+            assert isinstance(call.argument, list | tuple)
+            session, version = call.argument
+            assert isinstance(session, str)
+            call = replace(call, result=held.get(session))
+            held[session] = version
+        operations.append(replace(each, call=call))
+    return replace(history, operations=tuple(operations))
 
 
 def _is_of_a_reader(problem: str) -> bool:
