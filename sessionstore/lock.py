@@ -97,8 +97,8 @@ class _KernelWait:
     Nobody listening any more (`abandon`) means that it gives the lock back as soon as it gets it; until then a later
     writer of this process may listen again, so that at most one thread per file waits.
 
-    Made of locks alone, whose methods are single calls: `threading.Condition` and `Thread` are written in Python, and a
-    signal handler that raises inside them leaves their inner lock held for good, or released twice.
+    Made of locks alone, which no signal handler finds half taken (see `mutex`): one that raises inside
+    `threading.Condition` or `Thread` leaves their inner lock held for good, or released twice.
     """
 
     __slots__ = ("_descriptor", "_error", "_listening", "_mutex", "_over", "_state")
