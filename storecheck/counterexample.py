@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from storecheck.explore import Check, Failure, Finding, judge
 from storecheck.lanes import Line, TraceRecorder, with_operations
@@ -33,6 +33,8 @@ from storecheck.runner import Execution, Runner
 from storecheck.schedule import Fault, FaultPlan, Replay
 from storecheck.schedule.executor import KILL
 from storecheck.syscalls import Transform
+
+T = TypeVar("T")
 
 FORMAT: Final = "storecheck-counterexample"
 VERSION: Final = 1
@@ -233,9 +235,18 @@ def load(path: Path) -> Counterexample:
     Raises:
         CounterexampleError: with the file, the place in it, and what was expected there.
     """
+    return load_as(path, from_json)
+
+
+def load_as(path: Path, from_json: Callable[[object], T]) -> T:
+    """Read a document of any format by the inverse of its `to_json`.
+
+    Raises:
+        CounterexampleError: with the file, the place in it, and what was expected there.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise CounterexampleError(f"{path} is not JSON: {error}") from error
     try:
         return from_json(document)
@@ -243,15 +254,25 @@ def load(path: Path) -> Counterexample:
         raise CounterexampleError(f"{path}: {error}") from error
 
 
+def expect_members(document: object, *, format_: str, version: int, members: frozenset[str]) -> dict[str, Any]:
+    """The members of a document, which must be of that format and version and have no others.
+
+    Raises:
+        CounterexampleError, ProgramError: with what is there and what was expected.
+    """
+    fields = expect_object(document, "document")
+    if fields.get("format") != format_:
+        raise CounterexampleError(f"format is {fields.get('format')!r}; expected {format_!r}")
+    if fields.get("version") != version:
+        raise CounterexampleError(f"version is {fields.get('version')!r}; this storecheck reads version {version}")
+    if unknown := set(fields) - members:
+        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(members))}")
+    return fields
+
+
 def from_json(document: object) -> Counterexample:
     """The inverse of `Counterexample.to_json`."""
-    fields = expect_object(document, "document")
-    if fields.get("format") != FORMAT:
-        raise CounterexampleError(f"format is {fields.get('format')!r}; expected {FORMAT!r}")
-    if fields.get("version") != VERSION:
-        raise CounterexampleError(f"version is {fields.get('version')!r}; this storecheck reads version {VERSION}")
-    if unknown := set(fields) - _MEMBERS:
-        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    fields = expect_members(document, format_=FORMAT, version=VERSION, members=_MEMBERS)
     finding = expect_object(fields.get("finding"), "finding")
     kind = expect_text(finding.get("kind"), "finding.kind")
     if kind not in ("check", "deadlock"):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from storecheck.counterexample import CounterexampleError
+from storecheck.counterexample import CounterexampleError, expect_members
 from storecheck.crash import MODELS, CrashState, Disk, Oracle, PersistenceModel, Recording, Violation, crash_states
 from storecheck.crash.changes import AttributeChange, Change, ContentChange, NameChange, SizeChange, SyncFailed
 from storecheck.crash.publications import number_publications
@@ -117,13 +117,7 @@ def from_json(document: object) -> CrashCounterexample:
     Raises:
         CounterexampleError, ProgramError: with the place of what is wrong.
     """
-    fields = expect_object(document, "document")
-    if fields.get("format") != FORMAT or fields.get("version") != VERSION:
-        raise CounterexampleError(
-            f"format is {fields.get('format')!r}, version {fields.get('version')!r}; expected {FORMAT!r}, {VERSION}"
-        )
-    if unknown := set(fields) - _MEMBERS:
-        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    fields = expect_members(document, format_=FORMAT, version=VERSION, members=_MEMBERS)
     violation = expect_object(fields.get("violation"), "violation")
     model = expect_text(fields.get("model"), "model")
     if model not in {each.name for each in MODELS}:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from storecheck.counterexample import Counterexample, CounterexampleError, import_path
+from storecheck.counterexample import Counterexample, CounterexampleError, import_path, load_as
 from storecheck.counterexample import replay as replay_counterexample
 from storecheck.explore import Check, Finding, judge
 from storecheck.lanes import Line, render
@@ -94,10 +94,7 @@ def load_crash(path: Path) -> CrashCounterexample:
     Raises:
         CounterexampleError: naming the file and what is wrong.
     """
-    try:
-        return crashes.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CounterexampleError(f"{path}: {error}") from error
+    return load_as(path, crashes.from_json)
 
 
 # Races and sequences

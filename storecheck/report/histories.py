@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from storecheck.contradiction import Contradiction, contradiction, forgotten
-from storecheck.counterexample import CounterexampleError
+from storecheck.counterexample import CounterexampleError, expect_members, load_as
 from storecheck.history import Call, History, Operation, parse
 from storecheck.linearizability import KEY_VALUE, MUTEX, REGISTER, Specification, check, versioned_map
 from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
@@ -101,13 +101,7 @@ def from_json(document: object) -> HistoryCounterexample:
     Raises:
         CounterexampleError, ProgramError: with the place of what is wrong.
     """
-    fields = expect_object(document, "document")
-    if fields.get("format") != FORMAT or fields.get("version") != VERSION:
-        raise CounterexampleError(
-            f"format is {fields.get('format')!r}, version {fields.get('version')!r}; expected {FORMAT!r}, {VERSION}"
-        )
-    if unknown := set(fields) - _MEMBERS:
-        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    fields = expect_members(document, format_=FORMAT, version=VERSION, members=_MEMBERS)
     specification = expect_text(fields.get("specification"), "specification")
     if specification not in SPECIFICATIONS:
         raise CounterexampleError(f"specification is {specification!r}; known are {', '.join(SPECIFICATIONS)}")
@@ -138,10 +132,7 @@ def load(path: Path) -> HistoryCounterexample:
     Raises:
         CounterexampleError: naming the file and what is wrong.
     """
-    try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CounterexampleError(f"{path}: {error}") from error
+    return load_as(path, from_json)
 
 
 # Failing, and running again

@@ -8,13 +8,12 @@ Hypothesis. `retelling` makes the failing example. Only the player does calls; n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-from storecheck.counterexample import CounterexampleError, import_path
+from storecheck.counterexample import CounterexampleError, expect_members, import_path, load_as
 from storecheck.program import Json, expect_list, expect_number, expect_object, expect_text
 from storecheck.report.crashes import RecordedCrash
 from storecheck.report.document import Difference, Step
@@ -140,13 +139,7 @@ def from_json(document: object) -> ToldCounterexample:
     Raises:
         CounterexampleError, ProgramError: with the place of what is wrong.
     """
-    fields = expect_object(document, "document")
-    if fields.get("format") != FORMAT or fields.get("version") != VERSION:
-        raise CounterexampleError(
-            f"format is {fields.get('format')!r}, version {fields.get('version')!r}; expected {FORMAT!r}, {VERSION}"
-        )
-    if unknown := set(fields) - _MEMBERS:
-        raise CounterexampleError(f"unknown member {min(unknown)!r}; known are {', '.join(sorted(_MEMBERS))}")
+    fields = expect_members(document, format_=FORMAT, version=VERSION, members=_MEMBERS)
     lines = expect_list(fields.get("calls"), "calls")
     return ToldCounterexample(
         title=expect_text(fields.get("title"), "title"),
@@ -171,10 +164,7 @@ def load(path: Path) -> ToldCounterexample:
     Raises:
         CounterexampleError: naming the file and what is wrong.
     """
-    try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CounterexampleError(f"{path}: {error}") from error
+    return load_as(path, from_json)
 
 
 def attach(

@@ -230,7 +230,7 @@ def test_secrets_of_a_record_become_placeholders_in_its_document() -> None:
 @pytest.mark.parametrize(
     ("member", "value", "message"),
     [
-        ("version", 9, "version 9"),
+        ("version", 9, "version is 9; this storecheck reads version 1"),
         ("specification", "stack", "specification is 'stack'"),
         ("files", {"f": {"base64": "!"}}, "files.f is no content"),
         ("history", [{"event": "invoke"}], "history:1 is not the header"),
